@@ -1,0 +1,111 @@
+/*
+ * kernels.h - the operations of a forward pass, on one device
+ *
+ * The engine knows only this header; cpu/ implements it here.  Pointers are device memory (on the
+ * CPU: plain memory, 64-byte aligned at every tensor and row start that the engine hands over).
+ * Activations are float32, row-major, one row a token.  All calls are asynchronous in principle;
+ * device_sync() waits.  Nothing here allocates after device_create().
+ *
+ * Numerics (DESIGN: output does not depend on neighbours): every output element is computed by one
+ * fixed order of summation that depends only on the row's own data, its absolute position and the
+ * instruction set; never on the number of rows, the chunking of a prompt, or the threads.  Attention
+ * splits by absolute position.  The quantized formats are GGUF's; weights are decoded to float32 in
+ * registers and multiplied with float32 activations ("exact").
+ */
+#ifndef MP_KERNELS_KERNELS_H
+#define MP_KERNELS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+/* Stored types of weights.  Values are GGUF's ggml_type numbers. */
+enum dtype {
+    DTYPE_F32 = 0,
+    DTYPE_F16 = 1,
+    DTYPE_Q4_0 = 2,
+    DTYPE_Q4_1 = 3,
+    DTYPE_Q5_0 = 6,
+    DTYPE_Q5_1 = 7,
+    DTYPE_Q8_0 = 8,
+    DTYPE_Q4_K = 12,
+    DTYPE_Q5_K = 13,
+    DTYPE_Q6_K = 14,
+    DTYPE_BF16 = 30,
+};
+
+/* Elements and bytes of one block of a type; 0 for a type that no kernel here knows. */
+uint32_t dtype_block_elements(uint32_t dtype);
+uint32_t dtype_block_bytes(uint32_t dtype);
+const char *dtype_name(uint32_t dtype);
+/* Bytes of a row of cols elements; 0 if the type is unknown or cols is no multiple of a block. */
+uint64_t dtype_row_bytes(uint32_t dtype, uint64_t cols);
+
+/* A weight matrix [rows][cols], stored row-major: out[rows] = W x[cols]. */
+struct weight {
+    const void *data;
+    enum dtype dtype;
+    uint32_t rows, cols;
+};
+
+/* How one layer's keys and values lie in a page: [kv: 2][kv_heads][page_tokens][head_dim] float32.
+ * A page holds all layers, one after the other; layer l starts at l * layer_bytes of the page. */
+struct kv_layout {
+    uint32_t layers, kv_heads, head_dim, page_tokens; /* page_tokens: power of two >= 16 */
+    uint64_t layer_bytes, page_bytes;
+};
+
+/* A run of consecutive tokens of one sequence within a step. */
+struct attn_row {
+    uint32_t first_row;   /* of this sequence in the step's activations */
+    uint32_t count;       /* tokens in this step */
+    uint32_t first_pos;   /* absolute position of the first of them */
+    uint32_t table;       /* index of its first page in the step's page table */
+};
+
+struct rope {
+    float theta;          /* base */
+    uint32_t dims;        /* rotated dims of a head, even */
+    int interleaved;      /* 1: pairs (0,1)(2,3) as GGUF's llama stores; 0: halves (neox) */
+    const float *factors; /* dims/2 divisors of the frequencies, or NULL */
+};
+
+struct device;
+
+/* threads 0: one per core in our affinity mask; bound by hwloc when there is one.  The scratch a
+ * step needs inside kernels is sized for rows_max rows and cols_max the widest activation. */
+struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_max,
+                             struct error *err);
+void device_destroy(struct device *d);
+/* "cpu avx2, 2 threads" */
+const char *device_name(const struct device *d);
+void device_sync(struct device *d);
+
+/* out[r][0..cols) = row tokens[r] of the table, decoded, times scale. */
+void k_embed(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
+             uint32_t rows, float scale);
+/* out = x / rms(x) * w, rms over cols with eps inside the root.  out may be x. */
+void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
+               uint32_t cols, float eps);
+/* x += y, then out = rmsnorm(x). */
+void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
+                   uint32_t rows, uint32_t cols, float eps);
+/* out[r][j] = sum_k W[j][k] x[r][k] + (bias ? bias[j] : 0), rows of x `rows`, of out W->rows. */
+void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
+              const float *bias, uint32_t rows);
+/* Rotate q[rows][heads][head_dim] in place and k, then write k and v into the pages.
+ * pages[]: device addresses; sequence i's token at position p lies in
+ * pages[seqs[i].table + p / page_tokens]. */
+void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+               const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
+               const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
+/* Causal grouped-query attention over the pages: out, q [rows][q_heads][head_dim]. scale is
+ * usually 1/sqrt(head_dim). A token sees positions 0..its own. */
+void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads, float scale,
+                 const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
+                 uint32_t seq_count, void *const *pages);
+/* out = silu(gate) * up, with gate_up [rows][2*cols]: gate first. */
+void k_swiglu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols);
+
+#endif
