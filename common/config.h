@@ -3,8 +3,8 @@
  *
  * Lines of Key=Value; keys are case-insensitive, `#` starts a comment, a backslash at the end joins
  * lines, a value with blanks stands in double quotes, `Include FILE` reads another file.  Unknown
- * keys are refused and the allowed ones named.  Sizes take K, M, G (1024); times take plain seconds,
- * decimals, or a unit of ms, s, m, h.
+ * keys are refused and the allowed ones named.  Sizes take K, M, G (1024); times take plain
+ * seconds, decimals, or a unit of ms, s, m, h.
  */
 #ifndef MP_COMMON_CONFIG_H
 #define MP_COMMON_CONFIG_H
@@ -18,17 +18,17 @@
 
 struct config_model {
     char name[NAME_MAX_BYTES];
-    char *path;             /* Path= */
-    char *allow_accounts;   /* AllowAccounts=, comma-separated; NULL: all */
-    uint32_t max_context;   /* MaxContext=; 0: the model's own */
+    char *path;           /* Path= */
+    char *allow_accounts; /* AllowAccounts=, comma-separated; NULL: all */
+    uint32_t max_context; /* MaxContext=; 0: the model's own */
 };
 
 struct config_instance {
     char name[NAME_MAX_BYTES];
-    char *nodes;            /* Nodes=, comma-separated names; NULL: every node */
-    uint64_t memory_bytes;  /* Memory=: weights and KV together */
-    uint32_t threads;       /* Threads=; 0: one per core that we may use */
-    uint32_t max_batch;     /* MaxBatch=: rows of a step, default 32 */
+    char *nodes;           /* Nodes=, comma-separated names; NULL: every node */
+    uint64_t memory_bytes; /* Memory=: weights and KV together */
+    uint32_t threads;      /* Threads=; 0: one per core that we may use */
+    uint32_t max_batch;    /* MaxBatch=: rows of a step, default 32 */
 };
 
 struct config_slo {
@@ -39,20 +39,20 @@ struct config_slo {
 enum config_identity { IDENTITY_SLURM, IDENTITY_NONE };
 
 struct config {
-    char *path;             /* the file that was read */
-    char *cluster;          /* ClusterName=, default "local" */
-    char *node;             /* from -N or NodeName=, default the short host name */
-    char *state_dir;        /* StateDir=, default LOCALSTATEDIR/lib/modelpool */
-    char *run_dir;          /* RunDir=, default RUNSTATEDIR/modelpool: control.sock, http.sock */
-    char *listen;           /* Listen=ADDR:PORT, loopback only; default 127.0.0.1:811 */
-    char *user;             /* User=, a name or uid to drop to; default "modelpool" */
-    char *engine;           /* Engine=, path of modelpool-engine; default LIBEXECDIR/... */
-    char *slurm_bin;        /* SlurmBin=, folder of scontrol and squeue; default "/usr/bin" */
-    int local_users;        /* LocalUsers=yes|no, default yes */
+    char *path;      /* the file that was read */
+    char *cluster;   /* ClusterName=, default "local" */
+    char *node;      /* from -N or NodeName=, default the short host name */
+    char *state_dir; /* StateDir=, default LOCALSTATEDIR/lib/modelpool */
+    char *run_dir;   /* RunDir=, default RUNSTATEDIR/modelpool: control.sock, http.sock */
+    char *listen;    /* Listen=ADDR:PORT, loopback only; default 127.0.0.1:811 */
+    char *user;      /* User=, a name or uid to drop to; default "modelpool" */
+    char *engine;    /* Engine=, path of modelpool-engine; default LIBEXECDIR/... */
+    char *slurm_bin; /* SlurmBin=, folder of scontrol and squeue; default "/usr/bin" */
+    int local_users; /* LocalUsers=yes|no, default yes */
     enum config_identity identity; /* Identity=slurm|none, default slurm */
-    char *scheduler;        /* Scheduler=rr */
-    int64_t turn_us;        /* TurnTime=, default 0.25 s: the longest turn while others wait */
-    int64_t wait_max_us;    /* WaitMax=, default 1 h: ceiling of --model-wait */
+    char *scheduler;               /* Scheduler=rr */
+    int64_t turn_us;     /* TurnTime=, default 0.25 s: the longest turn while others wait */
+    int64_t wait_max_us; /* WaitMax=, default 1 h: ceiling of --model-wait */
     struct config_model *models;
     size_t model_count;
     struct config_instance *instances;
@@ -61,7 +61,8 @@ struct config {
     size_t slo_count;
 };
 
-/* Read and check a file.  The error says "FILE:LINE: ..." .  Caller owns; config_destroy(NULL) ok. */
+/* Read and check a file.  The error says "FILE:LINE: ..." .  Caller owns; config_destroy(NULL) ok.
+ */
 struct config *config_read(const char *path, const char *node, struct error *err);
 void config_destroy(struct config *c);
 /* NULL if there is none of that name. */

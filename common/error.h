@@ -13,19 +13,19 @@
 /* Each status with the word that crosses the control wire. */
 #define STATUS_MAP(X)                                                                              \
     X(OK, "ok")                                                                                    \
-    X(INVALID, "invalid")           /* the caller's text or value is wrong */                      \
-    X(NOT_FOUND, "not-found")       /* no such model, file, lease, instance */                     \
-    X(DENIED, "denied")             /* known, but not for this uid or account */                   \
-    X(UNAUTHENTICATED, "bad-key")   /* no key, a wrong key, or a key of another uid */             \
-    X(EXHAUSTED, "exhausted")       /* budget, memory or queue is used up; later may work */       \
-    X(UNAVAILABLE, "unavailable")   /* daemon or engine not there; later may work */               \
-    X(UNSUPPORTED, "unsupported")   /* understood, and not built */                                \
-    X(CORRUPT, "corrupt")           /* truncated or hostile data */                                \
-    X(EXISTS, "exists")             /* the name is taken */                                        \
+    X(INVALID, "invalid")         /* the caller's text or value is wrong */                        \
+    X(NOT_FOUND, "not-found")     /* no such model, file, lease, instance */                       \
+    X(DENIED, "denied")           /* known, but not for this uid or account */                     \
+    X(UNAUTHENTICATED, "bad-key") /* no key, a wrong key, or a key of another uid */               \
+    X(EXHAUSTED, "exhausted")     /* budget, memory or queue is used up; later may work */         \
+    X(UNAVAILABLE, "unavailable") /* daemon or engine not there; later may work */                 \
+    X(UNSUPPORTED, "unsupported") /* understood, and not built */                                  \
+    X(CORRUPT, "corrupt")         /* truncated or hostile data */                                  \
+    X(EXISTS, "exists")           /* the name is taken */                                          \
     X(TIMEOUT, "timeout")                                                                          \
     X(NOMEM, "no-memory")                                                                          \
-    X(IO, "io")                     /* a system call failed; the text has errno's */               \
-    X(INTERNAL, "internal")         /* a bug of ours */
+    X(IO, "io")             /* a system call failed; the text has errno's */                       \
+    X(INTERNAL, "internal") /* a bug of ours */
 
 enum status {
 #define X(name, word) STATUS_##name,

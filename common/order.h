@@ -13,12 +13,12 @@
 
 #include <stdint.h>
 
-#define ORDER_VERSION 1
-#define ORDER_FD 3
-#define ORDER_BYTES_MAX 65536u  /* of any datagram */
+#define ORDER_VERSION    1
+#define ORDER_FD         3
+#define ORDER_BYTES_MAX  65536u /* of any datagram */
 #define ORDER_TOKENS_MAX 8192u  /* in one ORDER_SEQ_TOKENS */
-#define ORDER_ROWS_MAX 256u     /* in one EVENT_STEP */
-#define ORDER_TEXT_MAX 256u
+#define ORDER_ROWS_MAX   256u   /* in one EVENT_STEP */
+#define ORDER_TEXT_MAX   256u
 
 enum order_kind {
     ORDER_HELLO = 1,  /* struct order_hello: the first message */
@@ -56,7 +56,7 @@ struct order_hello {
 
 struct order_model {
     uint32_t kind;
-    uint32_t model; /* the daemon's number, also in later messages */
+    uint32_t model;       /* the daemon's number, also in later messages */
     uint32_t max_context; /* 0: the file's */
     uint32_t reserved;
     char name[64];
@@ -99,7 +99,7 @@ struct order_turn {
     uint32_t kind;
     uint32_t model;
     uint64_t turn;
-    uint64_t quota_us; /* of steps, the switch before them not counted; 0: none */
+    uint64_t quota_us;    /* of steps, the switch before them not counted; 0: none */
     uint32_t quota_steps; /* 0: none */
     uint32_t reserved;
 };
@@ -129,8 +129,8 @@ struct event_residency {
     uint32_t model;
     uint32_t resident; /* 1 came, 0 went */
     uint32_t reserved;
-    uint64_t bytes;    /* copied (came) or given up (went) */
-    uint64_t us;       /* that the copy took */
+    uint64_t bytes; /* copied (came) or given up (went) */
+    uint64_t us;    /* that the copy took */
 };
 
 enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH };
@@ -138,8 +138,8 @@ enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH };
 struct event_row {
     uint64_t seq;
     uint32_t token;
-    uint32_t finish;   /* enum finish; STOP: `token` is an end-of-sequence token */
-    uint32_t position; /* of the token in its sequence; a receiver drops what it has already */
+    uint32_t finish;    /* enum finish; STOP: `token` is an end-of-sequence token */
+    uint32_t position;  /* of the token in its sequence; a receiver drops what it has already */
     uint32_t prefilled; /* prompt tokens that were computed since the last event of this row */
 };
 
@@ -174,8 +174,8 @@ struct event_turn_end {
     uint64_t turn;
     uint32_t reason; /* enum turn_end */
     uint32_t steps;
-    uint64_t step_us;     /* spent in steps */
-    uint64_t switch_us;   /* spent making the model resident first; 0: it was */
+    uint64_t step_us;   /* spent in steps */
+    uint64_t switch_us; /* spent making the model resident first; 0: it was */
     uint64_t switch_bytes;
     uint32_t kv_pages_used, kv_pages_total; /* of this model's shape */
     char text[ORDER_TEXT_MAX];

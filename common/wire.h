@@ -14,9 +14,9 @@
 
 #include "common/error.h"
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION  1
 #define WIRE_BODY_MAX 16384u
-#define WIRE_HEAD 4u
+#define WIRE_HEAD     4u
 
 struct wire {
     uint32_t len; /* of body, bytes */

@@ -44,11 +44,14 @@ void sched_destroy(struct sched *s);
 /* Instances and models are small numbers chosen by the caller. */
 int sched_add_instance(struct sched *s, uint32_t instance, uint64_t memory_bytes,
                        struct error *err);
-/* A drained or dead instance gets no new sequences; its own go to sched_finish or sched_move. */
+/* A drained or dead instance gets no new sequences; its own stay until finished or resumed
+ * elsewhere. */
 void sched_set_available(struct sched *s, uint32_t instance, int available);
 /* What a model needs on an instance, known once its engine has read the file. */
 int sched_add_model(struct sched *s, uint32_t instance, uint32_t model, uint64_t weight_bytes,
                     uint64_t kv_token_bytes, struct error *err);
+/* The instance cannot run the model (any more). */
+void sched_drop_model(struct sched *s, uint32_t instance, uint32_t model);
 void sched_set_resident(struct sched *s, uint32_t instance, uint32_t model, int resident);
 
 /* A new sequence: *instance is where it goes.  UNAVAILABLE if no instance can run its model. */
@@ -56,10 +59,16 @@ int sched_arrive(struct sched *s, int64_t now, const struct sched_seq *seq, uint
                  struct error *err);
 /* It ended or was cancelled. */
 void sched_finish(struct sched *s, int64_t now, uint64_t seq);
-/* Close it and give it anew later (KV full, engine died): it waits again, before newer ones. */
+/* Close it and give it anew later (KV full, engine died): it waits again, before newer ones.  It
+ * gets no turns until sched_resume. */
 void sched_requeue(struct sched *s, int64_t now, uint64_t seq);
+/* A requeued sequence is given anew: *instance is where, chosen as for an arrival, or its own one if
+ * no available instance can run its model.  UNAVAILABLE if that one cannot either (it waits on),
+ * NOT_FOUND if the sequence is unknown. */
+int sched_resume(struct sched *s, int64_t now, uint64_t seq, uint32_t *instance,
+                 struct error *err);
 
-/* How many tokens a step gave a sequence, how long a turn really took. */
+/* How many steps a turn had, and how long it really took. */
 void sched_turn_ended(struct sched *s, int64_t now, uint32_t instance, uint32_t model,
                       uint32_t steps, int64_t step_us, int64_t switch_us);
 /*
@@ -67,8 +76,8 @@ void sched_turn_ended(struct sched *s, int64_t now, uint32_t instance, uint32_t 
  * nothing waits there.  Deterministic.
  */
 int sched_next(struct sched *s, int64_t now, uint32_t instance, struct sched_turn *turn);
-/* Which of the instance's sequences of a model to give up when its pages are full: the newest.
- * 0: none. */
+/* Which of the instance's sequences of a model to give up when its pages are full: the newest that
+ * is not requeued already.  0: none. */
 uint64_t sched_victim(const struct sched *s, uint32_t instance, uint32_t model);
 /* Sequences of a model that run or wait on an instance. */
 uint32_t sched_count(const struct sched *s, uint32_t instance, uint32_t model);

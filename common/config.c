@@ -1,0 +1,419 @@
+#include "common/config.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "common/config_line.h"
+
+/* configure sets these; the fallbacks are GNU's defaults. */
+#ifndef LOCALSTATEDIR
+#define LOCALSTATEDIR "/var"
+#endif
+#ifndef RUNSTATEDIR
+#define RUNSTATEDIR "/run"
+#endif
+#ifndef LIBEXECDIR
+#define LIBEXECDIR "/usr/local/libexec"
+#endif
+
+#define MEMORY_MIN    (16ull << 20)
+#define BATCH_DEFAULT 32
+#define BATCH_MAX     256
+#define THREADS_MAX   1024
+#define CONTEXT_MAX   (1u << 24)
+#define ITEMS_MAX     1024 /* models, instances or SLOs in one file */
+
+/* --- setting one value: each takes the text and the field's address ------------------------------
+ */
+
+typedef int (*set_f)(const char *text, void *field, struct error *err);
+
+static int set_text(const char *text, void *field, struct error *err)
+{
+    char **to = field;
+    char *copy = strdup(text);
+    if (!copy)
+        return error_errno(err, "out of memory");
+    free(*to);
+    *to = copy;
+    return 0;
+}
+
+static int set_path(const char *text, void *field, struct error *err)
+{
+    if (text[0] != '/')
+        return error_set(err, STATUS_INVALID, "\"%s\" must be an absolute path", text);
+    return set_text(text, field, err);
+}
+
+static int set_name(const char *text, void *field, struct error *err)
+{
+    return config_check_name("it", text, err) ? -1 : set_text(text, field, err);
+}
+
+static int set_size(const char *text, void *field, struct error *err)
+{
+    uint64_t bytes;
+    if (config_parse_size(text, &bytes, err))
+        return -1;
+    if (bytes < MEMORY_MIN || bytes > 1ull << 46)
+        return error_set(err, STATUS_INVALID, "\"%s\" is not between 16M and 64T", text);
+    *(uint64_t *)field = bytes;
+    return 0;
+}
+
+static int set_time(const char *text, void *field, struct error *err)
+{
+    int64_t us;
+    if (config_parse_time(text, &us, err))
+        return -1;
+    if (us <= 0)
+        return error_set(err, STATUS_INVALID, "\"%s\" must be above zero", text);
+    *(int64_t *)field = us;
+    return 0;
+}
+
+static int set_number(const char *text, uint32_t max, void *field, struct error *err)
+{
+    uint64_t n;
+    if (config_parse_size(text, &n, NULL) || n == 0 || n > max)
+        return error_set(err, STATUS_INVALID, "\"%s\" is no number from 1 to %u", text, max);
+    *(uint32_t *)field = (uint32_t)n;
+    return 0;
+}
+
+static int set_context(const char *text, void *field, struct error *err)
+{
+    return set_number(text, CONTEXT_MAX, field, err);
+}
+
+static int set_threads(const char *text, void *field, struct error *err)
+{
+    return set_number(text, THREADS_MAX, field, err);
+}
+
+static int set_batch(const char *text, void *field, struct error *err)
+{
+    return set_number(text, BATCH_MAX, field, err);
+}
+
+static int set_yes(const char *text, void *field, struct error *err)
+{
+    int yes = strcasecmp(text, "yes") == 0;
+    if (!yes && strcasecmp(text, "no") != 0)
+        return error_set(err, STATUS_INVALID, "\"%s\" is neither yes nor no", text);
+    *(int *)field = yes;
+    return 0;
+}
+
+static int set_identity(const char *text, void *field, struct error *err)
+{
+    enum config_identity *to = field;
+    if (strcasecmp(text, "slurm") == 0)
+        *to = IDENTITY_SLURM;
+    else if (strcasecmp(text, "none") == 0)
+        *to = IDENTITY_NONE;
+    else
+        return error_set(err, STATUS_INVALID, "\"%s\" is neither slurm nor none", text);
+    return 0;
+}
+
+static int set_scheduler(const char *text, void *field, struct error *err)
+{
+    if (strcmp(text, "rr") != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "no scheduler \"%s\"; there is: rr", text);
+    return set_text(text, field, err);
+}
+
+static int set_device(const char *text, void *field, struct error *err)
+{
+    (void)field;
+    if (strcasecmp(text, "cpu") != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "no device \"%s\"; there is: cpu", text);
+    return 0;
+}
+
+static int set_listen(const char *text, void *field, struct error *err)
+{
+    char host[64];
+    struct in_addr addr;
+    const char *colon = strrchr(text, ':');
+    char *end;
+    unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
+    if (!colon || (size_t)(colon - text) >= sizeof host || *end || port == 0 || port > 65535)
+        return error_set(err, STATUS_INVALID, "\"%s\" is not ADDRESS:PORT", text);
+    snprintf(host, sizeof host, "%.*s", (int)(colon - text), text);
+    if (inet_pton(AF_INET, host, &addr) != 1 || ntohl(addr.s_addr) >> 24 != 127)
+        return error_set(err, STATUS_INVALID,
+                         "\"%s\": jobs speak to their own node only; the address must be in "
+                         "127.0.0.0/8",
+                         text);
+    return set_text(text, field, err);
+}
+
+/* --- keys ---------------------------------------------------------------------------------------
+ */
+
+struct key {
+    const char *name;
+    size_t offset;
+    set_f set;
+    int required;
+};
+
+#define OFFSET(type, member) offsetof(struct type, member)
+
+static const struct key scalar_keys[] = {
+    {"ClusterName", OFFSET(config, cluster), set_name, 0},
+    {"Engine", OFFSET(config, engine), set_path, 0},
+    {"Identity", OFFSET(config, identity), set_identity, 0},
+    {"Listen", OFFSET(config, listen), set_listen, 0},
+    {"LocalUsers", OFFSET(config, local_users), set_yes, 0},
+    {"NodeName", OFFSET(config, node), set_name, 0},
+    {"RunDir", OFFSET(config, run_dir), set_path, 0},
+    {"Scheduler", OFFSET(config, scheduler), set_scheduler, 0},
+    {"SlurmBin", OFFSET(config, slurm_bin), set_path, 0},
+    {"StateDir", OFFSET(config, state_dir), set_path, 0},
+    {"TurnTime", OFFSET(config, turn_us), set_time, 0},
+    {"User", OFFSET(config, user), set_text, 0},
+    {"WaitMax", OFFSET(config, wait_max_us), set_time, 0},
+    {0},
+};
+
+static const struct key model_keys[] = {
+    {"AllowAccounts", OFFSET(config_model, allow_accounts), set_text, 0},
+    {"MaxContext", OFFSET(config_model, max_context), set_context, 0},
+    {"Path", OFFSET(config_model, path), set_path, 1},
+    {0},
+};
+
+static const struct key instance_keys[] = {
+    {"Device", 0, set_device, 1},
+    {"MaxBatch", OFFSET(config_instance, max_batch), set_batch, 0},
+    {"Memory", OFFSET(config_instance, memory_bytes), set_size, 1},
+    {"Nodes", OFFSET(config_instance, nodes), set_text, 0},
+    {"Threads", OFFSET(config_instance, threads), set_threads, 0},
+    {0},
+};
+
+static const struct key slo_keys[] = {
+    {"TBT", OFFSET(config_slo, tbt_us), set_time, 1},
+    {"TTFT", OFFSET(config_slo, ttft_us), set_time, 1},
+    {0},
+};
+
+/* "Device, Memory, Nodes": the allowed keys in a refusal. */
+static int refuse_key(const char *where, const char *name, const struct key *keys,
+                      struct error *err)
+{
+    char names[300] = "";
+    for (; keys->name; keys++) {
+        size_t at = strlen(names);
+        snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", keys->name);
+    }
+    return error_set(err, STATUS_INVALID, "unknown key %.40s%s; allowed: %s%s", name, where, names,
+                     *where ? "" : ", and lines that begin with Model, Instance, Slo, or Include");
+}
+
+static int set_pairs(const struct config_line *line, int from, const struct key *keys,
+                     const char *where, void *base, struct error *err)
+{
+    unsigned seen = 0;
+    for (int i = from; i < line->count; i++) {
+        const struct key *k = keys;
+        while (k->name && strcasecmp(k->name, line->pair[i].key) != 0)
+            k++;
+        if (!k->name)
+            return refuse_key(where, line->pair[i].key, keys, err);
+        if (seen & 1u << (k - keys))
+            return error_set(err, STATUS_INVALID, "%s= stands twice on the line", k->name);
+        seen |= 1u << (k - keys);
+        if (k->set(line->pair[i].value, (char *)base + k->offset, err))
+            return error_wrap(err, "%s", k->name);
+    }
+    for (const struct key *k = keys; k->name; k++)
+        if (k->required && !(seen & 1u << (k - keys)))
+            return error_set(err, STATUS_INVALID, "%s= is missing%s", k->name, where);
+    return 0;
+}
+
+/* --- lines of several keys -----------------------------------------------------------------------
+ */
+
+/* The items with room for one more, zeroed; NULL (the old ones stay): out of memory or too many. */
+static void *grow(void *items, size_t count, size_t size, struct error *err)
+{
+    if (count >= ITEMS_MAX) {
+        error_set(err, STATUS_INVALID, "more than %d of them", ITEMS_MAX);
+        return NULL;
+    }
+    char *bigger = realloc(items, (count + 1) * size);
+    if (!bigger) {
+        error_errno(err, "out of memory");
+        return NULL;
+    }
+    memset(bigger + count * size, 0, size);
+    return bigger;
+}
+
+static int read_model(struct config *c, const struct config_line *line, struct error *err)
+{
+    const char *name = line->pair[0].value;
+    if (config_check_name("Model", name, err))
+        return -1;
+    if (config_find_model(c, name))
+        return error_set(err, STATUS_EXISTS, "Model=%s stands twice", name);
+    struct config_model *all = grow(c->models, c->model_count, sizeof *all, err);
+    if (!all)
+        return -1;
+    c->models = all;
+    struct config_model *m = &all[c->model_count++];
+    strcpy(m->name, name);
+    return set_pairs(line, 1, model_keys, " for a Model", m, err);
+}
+
+static int read_instance(struct config *c, const struct config_line *line, struct error *err)
+{
+    const char *name = line->pair[0].value;
+    if (config_check_name("Instance", name, err))
+        return -1;
+    for (size_t i = 0; i < c->instance_count; i++)
+        if (strcmp(c->instances[i].name, name) == 0)
+            return error_set(err, STATUS_EXISTS, "Instance=%s stands twice", name);
+    struct config_instance *all = grow(c->instances, c->instance_count, sizeof *all, err);
+    if (!all)
+        return -1;
+    c->instances = all;
+    struct config_instance *in = &all[c->instance_count++];
+    strcpy(in->name, name);
+    in->max_batch = BATCH_DEFAULT;
+    return set_pairs(line, 1, instance_keys, " for an Instance", in, err);
+}
+
+static int read_slo(struct config *c, const struct config_line *line, struct error *err)
+{
+    const char *name = line->pair[0].value;
+    if (config_check_name("Slo", name, err))
+        return -1;
+    if (config_find_slo(c, name))
+        return error_set(err, STATUS_EXISTS, "Slo=%s stands twice", name);
+    struct config_slo *all = grow(c->slos, c->slo_count, sizeof *all, err);
+    if (!all)
+        return -1;
+    c->slos = all;
+    struct config_slo *s = &all[c->slo_count++];
+    strcpy(s->name, name);
+    return set_pairs(line, 1, slo_keys, " for an Slo", s, err);
+}
+
+static int read_line(const struct config_line *line, void *arg, struct error *err)
+{
+    struct config *c = arg;
+    if (strcasecmp(line->pair[0].key, "Model") == 0)
+        return read_model(c, line, err);
+    if (strcasecmp(line->pair[0].key, "Instance") == 0)
+        return read_instance(c, line, err);
+    if (strcasecmp(line->pair[0].key, "Slo") == 0)
+        return read_slo(c, line, err);
+    return set_pairs(line, 0, scalar_keys, "", c, err);
+}
+
+/* --- the whole -----------------------------------------------------------------------------------
+ */
+
+static int set_defaults(struct config *c, struct error *err)
+{
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    host[strcspn(host, ".")] = '\0';
+    c->local_users = 1;
+    c->identity = IDENTITY_SLURM;
+    c->turn_us = 250000;
+    c->wait_max_us = 3600ll * 1000000;
+    return set_text("local", &c->cluster, err) || set_text(host, &c->node, err) ||
+                   set_text(LOCALSTATEDIR "/lib/modelpool", &c->state_dir, err) ||
+                   set_text(RUNSTATEDIR "/modelpool", &c->run_dir, err) ||
+                   set_text("127.0.0.1:811", &c->listen, err) ||
+                   set_text("modelpool", &c->user, err) ||
+                   set_text(LIBEXECDIR "/modelpool-engine", &c->engine, err) ||
+                   set_text("/usr/bin", &c->slurm_bin, err) || set_text("rr", &c->scheduler, err)
+               ? -1
+               : 0;
+}
+
+struct config *config_read(const char *path, const char *node, struct error *err)
+{
+    int rv = -1;
+    struct config *c = calloc(1, sizeof *c);
+    if (!c) {
+        error_errno(err, "out of memory");
+        return NULL;
+    }
+    if (set_defaults(c, err) || set_text(path, &c->path, err))
+        goto out;
+    if (config_line_each(path, read_line, c, err))
+        goto out;
+    if (node && set_name(node, &c->node, err))
+        goto out;
+    if (c->model_count == 0) {
+        error_set(err, STATUS_INVALID, "%s: no Model= line: there is nothing to serve", path);
+        goto out;
+    }
+    if (c->instance_count == 0) {
+        error_set(err, STATUS_INVALID, "%s: no Instance= line: there is nothing to serve on", path);
+        goto out;
+    }
+    rv = 0;
+out:
+    if (rv) {
+        config_destroy(c);
+        return NULL;
+    }
+    return c;
+}
+
+void config_destroy(struct config *c)
+{
+    if (!c)
+        return;
+    for (size_t i = 0; i < c->model_count; i++) {
+        free(c->models[i].path);
+        free(c->models[i].allow_accounts);
+    }
+    for (size_t i = 0; i < c->instance_count; i++)
+        free(c->instances[i].nodes);
+    free(c->models);
+    free(c->instances);
+    free(c->slos);
+    free(c->path);
+    free(c->cluster);
+    free(c->node);
+    free(c->state_dir);
+    free(c->run_dir);
+    free(c->listen);
+    free(c->user);
+    free(c->engine);
+    free(c->slurm_bin);
+    free(c->scheduler);
+    free(c);
+}
+
+const struct config_model *config_find_model(const struct config *c, const char *name)
+{
+    for (size_t i = 0; i < c->model_count; i++)
+        if (strcmp(c->models[i].name, name) == 0)
+            return &c->models[i];
+    return NULL;
+}
+
+const struct config_slo *config_find_slo(const struct config *c, const char *name)
+{
+    for (size_t i = 0; i < c->slo_count; i++)
+        if (strcmp(c->slos[i].name, name) == 0)
+            return &c->slos[i];
+    return NULL;
+}

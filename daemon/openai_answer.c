@@ -1,0 +1,173 @@
+/* openai_answer.c - answers and errors of the OpenAI API as JSON; see openai.h */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/openai.h"
+
+static void set(struct openai_error *e, int http, const char *type, const char *code)
+{
+    memset(e, 0, sizeof *e);
+    e->http = http;
+    e->type = type;
+    e->code = code;
+}
+
+int openai_invalid(struct openai_error *e, const char *param, const char *fmt, ...)
+{
+    va_list ap;
+
+    set(e, 400, "invalid_request_error", NULL);
+    snprintf(e->param, sizeof e->param, "%s", param);
+    va_start(ap, fmt);
+    vsnprintf(e->text, sizeof e->text, fmt, ap);
+    va_end(ap);
+    return -1;
+}
+
+int openai_fail(struct openai_error *e, int http, const char *type, const char *code,
+                const char *fmt, ...)
+{
+    va_list ap;
+
+    set(e, http, type, code);
+    va_start(ap, fmt);
+    vsnprintf(e->text, sizeof e->text, fmt, ap);
+    va_end(ap);
+    return -1;
+}
+
+int openai_refuse(struct openai_error *e, const struct error *err)
+{
+    switch (err->status) {
+    case STATUS_INVALID:
+        set(e, 400, "invalid_request_error", NULL);
+        break;
+    case STATUS_UNAUTHENTICATED:
+        set(e, 401, "invalid_request_error", "invalid_api_key");
+        break;
+    case STATUS_DENIED:
+        set(e, 403, "permission_error", "model_not_allowed");
+        snprintf(e->param, sizeof e->param, "model");
+        break;
+    case STATUS_NOT_FOUND:
+        set(e, 404, "invalid_request_error", "model_not_found");
+        snprintf(e->param, sizeof e->param, "model");
+        break;
+    case STATUS_EXHAUSTED:
+        set(e, 429, "insufficient_quota", "insufficient_quota");
+        break;
+    case STATUS_UNAVAILABLE:
+    case STATUS_TIMEOUT:
+        set(e, 503, "server_error", "engine_unavailable");
+        e->retry_after = 5;
+        break;
+    case STATUS_UNSUPPORTED:
+        set(e, 503, "server_error", "model_unavailable");
+        break;
+    default:
+        set(e, 500, "server_error", NULL);
+        break;
+    }
+    snprintf(e->text, sizeof e->text, "%s", err->text);
+    return -1;
+}
+
+json_t *openai_error_json(const struct openai_error *e)
+{
+    return json_pack("{s{ss ss ss? ss?}}", "error", "message", e->text, "type", e->type, "param",
+                     e->param[0] ? e->param : NULL, "code", e->code);
+}
+
+/* --- answers ------------------------------------------------------------------------------------ */
+
+static json_t *usage_json(const struct openai_usage *u)
+{
+    return json_pack("{sI sI sI}", "prompt_tokens", (json_int_t)u->prompt, "completion_tokens",
+                     (json_int_t)u->completion, "total_tokens",
+                     (json_int_t)(u->prompt + u->completion));
+}
+
+/* An object of the answer with its choices; takes the references of choices and usage (which may
+ * be NULL: left out). */
+static json_t *object(const struct openai_answer *a, const char *kind, json_t *choices,
+                      json_t *usage)
+{
+    json_t *o = json_pack("{ss ss sI ss so*}", "id", a->id, "object", kind, "created",
+                          (json_int_t)a->created, "model", a->model, "choices", choices);
+    if (o && usage && json_object_set(o, "usage", usage)) {
+        json_decref(o);
+        o = NULL;
+    }
+    json_decref(usage);
+    return o;
+}
+
+json_t *openai_answer_json(const struct openai_answer *a, const char *text, size_t len,
+                           const char *finish, const struct openai_usage *usage)
+{
+    if (a->kind == OPENAI_CHAT)
+        return object(a, "chat.completion",
+                      json_pack("[{si s{ss ss% sn} sn ss}]", "index", 0, "message", "role",
+                                "assistant", "content", text, len, "refusal", "logprobs",
+                                "finish_reason", finish),
+                      usage_json(usage));
+    return object(a, "text_completion",
+                  json_pack("[{si ss% sn ss}]", "index", 0, "text", text, len, "logprobs",
+                            "finish_reason", finish),
+                  usage_json(usage));
+}
+
+static json_t *chunk(const struct openai_answer *a, json_t *choices, int with_usage)
+{
+    return object(a, a->kind == OPENAI_CHAT ? "chat.completion.chunk" : "text_completion", choices,
+                  with_usage ? json_null() : NULL);
+}
+
+json_t *openai_role_chunk(const struct openai_answer *a, int with_usage)
+{
+    return chunk(a,
+                 json_pack("[{si s{ss ss} sn sn}]", "index", 0, "delta", "role", "assistant",
+                           "content", "", "logprobs", "finish_reason"),
+                 with_usage);
+}
+
+json_t *openai_text_chunk(const struct openai_answer *a, const char *text, size_t len,
+                          int with_usage)
+{
+    if (a->kind == OPENAI_CHAT)
+        return chunk(a,
+                     json_pack("[{si s{ss%} sn sn}]", "index", 0, "delta", "content", text, len,
+                               "logprobs", "finish_reason"),
+                     with_usage);
+    return chunk(a,
+                 json_pack("[{si ss% sn sn}]", "index", 0, "text", text, len, "logprobs",
+                           "finish_reason"),
+                 with_usage);
+}
+
+json_t *openai_finish_chunk(const struct openai_answer *a, const char *finish, int with_usage)
+{
+    if (a->kind == OPENAI_CHAT)
+        return chunk(a,
+                     json_pack("[{si s{} sn ss}]", "index", 0, "delta", "logprobs",
+                               "finish_reason", finish),
+                     with_usage);
+    return chunk(a,
+                 json_pack("[{si ss sn ss}]", "index", 0, "text", "", "logprobs", "finish_reason",
+                           finish),
+                 with_usage);
+}
+
+json_t *openai_usage_chunk(const struct openai_answer *a, const struct openai_usage *usage)
+{
+    return object(a, a->kind == OPENAI_CHAT ? "chat.completion.chunk" : "text_completion",
+                  json_array(), usage_json(usage));
+}
+
+json_t *openai_model_json(const char *name, int64_t created, uint32_t context)
+{
+    return json_pack("{ss ss sI ss sI}", "id", name, "object", "model", "created",
+                     (json_int_t)created, "owned_by", "modelpool", "max_model_len",
+                     (json_int_t)context);
+}

@@ -1,0 +1,133 @@
+/* sequence.c - sequences and their pages */
+#include "engine/sequence.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+void sequence_list_init(struct sequence_list *l, struct pages *pool)
+{
+    TAILQ_INIT(&l->queue);
+    l->count = 0;
+    l->pool = pool;
+}
+
+void sequence_list_clear(struct sequence_list *l)
+{
+    while (!TAILQ_EMPTY(&l->queue))
+        sequence_close(l, TAILQ_FIRST(&l->queue));
+}
+
+struct sequence *sequence_find(const struct sequence_list *l, uint64_t id)
+{
+    struct sequence *s;
+
+    TAILQ_FOREACH(s, &l->queue, link)
+    if (s->id == id)
+        return s;
+    return NULL;
+}
+
+static int check_open(const struct sequence_list *l, const struct model *m,
+                      const struct order_seq *o, struct error *err)
+{
+    if (sequence_find(l, o->seq) != NULL)
+        return error_set(err, STATUS_EXISTS, "sequence %" PRIu64 " is open already", o->seq);
+    if (l->count >= SEQUENCES_MAX)
+        return error_set(err, STATUS_EXHAUSTED, "%u sequences are open, the most there may be",
+                         SEQUENCES_MAX);
+    if (o->tokens == 0 || o->generated >= o->tokens)
+        return error_set(err, STATUS_INVALID, "a sequence needs at least one token of prompt");
+    if (o->tokens >= m->max_context)
+        return error_set(err, STATUS_INVALID,
+                         "%" PRIu32 " tokens leave no room in the context of %" PRIu32
+                         " tokens of model %s",
+                         o->tokens, m->max_context, m->name);
+    if (o->generated >= o->max_tokens)
+        return error_set(err, STATUS_INVALID,
+                         "%" PRIu32 " of %" PRIu32 " tokens are generated: nothing is left to do",
+                         o->generated, o->max_tokens);
+    return 0;
+}
+
+struct sequence *sequence_open(struct sequence_list *l, struct model *m,
+                               const struct order_seq *order, struct error *err)
+{
+    struct sequence *s = NULL;
+    uint64_t limit;
+
+    if (check_open(l, m, order, err) != 0)
+        return NULL;
+    s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        goto nomem;
+    s->id = order->seq;
+    s->model = m;
+    s->sampling = order->sampling;
+    s->announced = order->tokens;
+    s->prompt = order->tokens - order->generated;
+    limit = (uint64_t)s->prompt + order->max_tokens;
+    s->limit = limit < m->max_context ? (uint32_t)limit : m->max_context;
+    s->tokens = malloc(s->limit * sizeof(*s->tokens));
+    s->pages = calloc((s->limit + m->kv.page_tokens - 1) / m->kv.page_tokens, sizeof(*s->pages));
+    if (s->tokens == NULL || s->pages == NULL)
+        goto nomem;
+    TAILQ_INSERT_TAIL(&l->queue, s, link);
+    l->count++;
+    return s;
+nomem:
+    error_set(err, STATUS_NOMEM, "no memory for a sequence of %" PRIu32 " tokens", order->tokens);
+    if (s != NULL) {
+        free(s->tokens);
+        free(s->pages);
+        free(s);
+    }
+    return NULL;
+}
+
+int sequence_append(struct sequence *s, const struct order_tokens *order, struct error *err)
+{
+    if (order->offset != s->count || order->count > s->announced - s->count)
+        return error_set(err, STATUS_INVALID,
+                         "tokens %" PRIu32 " to %" PRIu64 " came, %" PRIu32 " of %" PRIu32
+                         " are there",
+                         order->offset, (uint64_t)order->offset + order->count, s->count,
+                         s->announced);
+    for (uint32_t i = 0; i < order->count; i++)
+        if (order->tokens[i] >= s->model->arch.vocabulary)
+            return error_set(err, STATUS_INVALID,
+                             "token %" PRIu32 " is not in the vocabulary of %" PRIu32
+                             " of model %s",
+                             order->tokens[i], s->model->arch.vocabulary, s->model->name);
+    for (uint32_t i = 0; i < order->count; i++)
+        s->tokens[s->count++] = order->tokens[i];
+    return 0;
+}
+
+void sequence_close(struct sequence_list *l, struct sequence *s)
+{
+    for (uint32_t i = 0; i < s->page_count; i++)
+        pages_give(l->pool, s->pages[i]);
+    TAILQ_REMOVE(&l->queue, s, link);
+    l->count--;
+    free(s->tokens);
+    free(s->pages);
+    free(s);
+}
+
+int sequence_ready(const struct sequence *s)
+{
+    return s->count >= s->announced;
+}
+
+int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens)
+{
+    uint32_t want = (tokens + s->model->kv.page_tokens - 1) / s->model->kv.page_tokens;
+
+    while (s->page_count < want) {
+        void *page = pages_take(l->pool, s->model->kv.page_bytes);
+        if (page == NULL)
+            return -1;
+        s->pages[s->page_count++] = page;
+    }
+    return 0;
+}

@@ -1,0 +1,64 @@
+/*
+ * sequence.h - one request's tokens, with its KV pages
+ *
+ * A sequence holds tokens 0..count-1; the KV of positions 0..computed-1 lies in its pages.  It may
+ * run once all tokens that its order announced have come.  It is forgotten at ORDER_SEQ_CLOSE, and by
+ * the engine itself after its last token or a fault; orders for an unknown sequence are ignored, as
+ * the daemon may have sent them before it learned of that.
+ */
+#ifndef MP_ENGINE_SEQUENCE_H
+#define MP_ENGINE_SEQUENCE_H
+
+#include <sys/queue.h>
+
+#include "common/order.h"
+#include "engine/pages.h"
+#include "engine/weights.h"
+
+#define SEQUENCES_MAX 4096u
+
+struct sequence {
+    TAILQ_ENTRY(sequence) link; /* in order of arrival */
+    uint64_t id;
+    struct model *model;
+    struct order_sampling sampling;
+    uint32_t *tokens;   /* room for limit */
+    uint32_t count;     /* of tokens that are known */
+    uint32_t announced; /* by ORDER_SEQ_OPEN: it runs when count reaches this */
+    uint32_t prompt;    /* the first ones; the others are output */
+    uint32_t limit;     /* of tokens: FINISH_LENGTH there */
+    uint32_t computed;  /* positions whose KV is there */
+    uint32_t prefilled; /* prompt tokens computed since the last event */
+    void **pages;       /* room for limit tokens */
+    uint32_t page_count;
+};
+
+TAILQ_HEAD(sequence_queue, sequence);
+
+struct sequence_list {
+    struct sequence_queue queue;
+    uint32_t count;
+    struct pages *pool;
+};
+
+void sequence_list_init(struct sequence_list *l, struct pages *pool);
+void sequence_list_clear(struct sequence_list *l);
+/* NULL if there is none of that number. */
+struct sequence *sequence_find(const struct sequence_list *l, uint64_t id);
+/*
+ * A new one, last in age.  INVALID: tokens beyond the model's context, nothing left to generate,
+ * EXISTS: the number is taken; EXHAUSTED: too many sequences.
+ */
+struct sequence *sequence_open(struct sequence_list *l, struct model *m,
+                               const struct order_seq *order, struct error *err);
+/* Tokens in order, each within the vocabulary: INVALID otherwise. */
+int sequence_append(struct sequence *s, const struct order_tokens *order, struct error *err);
+/* Give its pages back and forget it. */
+void sequence_close(struct sequence_list *l, struct sequence *s);
+
+/* All tokens have come. */
+int sequence_ready(const struct sequence *s);
+/* Pages for positions 0..tokens-1.  -1 if the pool is out of room; what was taken stays with it. */
+int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens);
+
+#endif

@@ -1,0 +1,159 @@
+/* modelpool.conf: what is right is read, what is wrong is named with its line. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/config.h"
+
+static char dir[] = "/tmp/config-test-XXXXXX";
+
+static const char *put(const char *name, const char *text)
+{
+    static char path[200];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+    return path;
+}
+
+#define GOOD "Model=a Path=/m/a.gguf\nInstance=cpu Device=cpu Memory=256M\n"
+
+static void a_whole_file(void **state)
+{
+    (void)state;
+    struct error err = {0};
+    put("more.conf", "SLO=fast TTFT=500ms TBT=0.05\n");
+    struct config *c = config_read(put("modelpool.conf",
+                                       "# a pool\n"
+                                       "clustername=t Listen=127.0.0.1:8000   # two on a line\n"
+                                       "Model=a Path=\"/m/with blank # and hash.gguf\" \\\n"
+                                       "    MaxContext=2048 AllowAccounts=chem,bio\n"
+                                       "Model=b Path=/m/b.gguf\n"
+                                       "Include more.conf\n"
+                                       "Instance=cpu Device=cpu Memory=1G Threads=2 Nodes=n1,n2\n"
+                                       "LocalUsers=no Identity=none TurnTime=100ms\n"),
+                                   "n2", &err);
+    assert_non_null(c);
+    assert_string_equal(c->cluster, "t");
+    assert_string_equal(c->node, "n2");
+    assert_int_equal(c->model_count, 2);
+    assert_string_equal(c->models[0].path, "/m/with blank # and hash.gguf");
+    assert_int_equal(c->models[0].max_context, 2048);
+    assert_string_equal(c->models[0].allow_accounts, "chem,bio");
+    assert_null(c->models[1].allow_accounts);
+    assert_true(c->instances[0].memory_bytes == 1ull << 30);
+    assert_int_equal(c->instances[0].threads, 2);
+    assert_int_equal(c->instances[0].max_batch, 32);
+    assert_string_equal(c->instances[0].nodes, "n1,n2");
+    assert_true(config_find_slo(c, "fast")->ttft_us == 500000);
+    assert_true(config_find_slo(c, "fast")->tbt_us == 50000);
+    assert_null(config_find_slo(c, "slow"));
+    assert_int_equal(c->local_users, 0);
+    assert_int_equal(c->identity, IDENTITY_NONE);
+    assert_true(c->turn_us == 100000);
+    config_destroy(c);
+}
+
+static void what_is_wrong_is_named(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text, *says;
+    } bad[] = {
+        {GOOD "Colour=red\n", ":3: unknown key Colour; allowed: ClusterName, Engine"},
+        {GOOD "Model=c Path=/x Size=3\n", "unknown key Size for a Model; allowed: AllowAccounts"},
+        {GOOD "Model=a Path=/x\n", ":3: Model=a stands twice"},
+        {GOOD "Model=b\n", "Path= is missing for a Model"},
+        {GOOD "Model=b Path=rel/x\n", "must be an absolute path"},
+        {GOOD "Model=../b Path=/x\n", "begins with a letter or digit"},
+        {GOOD "Listen=0.0.0.0:80\n", "127.0.0.0/8"},
+        {GOOD "Listen=127.0.0.1\n", "not ADDRESS:PORT"},
+        {GOOD "Listen=127.0.0.1:99999\n", "not ADDRESS:PORT"},
+        {GOOD "Instance=g Device=cuda Memory=1G\n", "no device \"cuda\"; there is: cpu"},
+        {GOOD "Instance=g Device=cpu Memory=12\n", "not between 16M and 64T"},
+        {GOOD "Instance=g Device=cpu Memory=99999999999G\n", "is no size"},
+        {GOOD "Instance=g Device=cpu Memory=1G Memory=2G\n", "stands twice on the line"},
+        {GOOD "Slo=x TTFT=1\n", "TBT= is missing"},
+        {GOOD "Slo=x TTFT=nan TBT=1\n", "is no time"},
+        {GOOD "Slo=x TTFT=0 TBT=1\n", "above zero"},
+        {GOOD "LocalUsers=maybe\n", "neither yes nor no"},
+        {GOOD "Scheduler=lottery\n", "there is: rr"},
+        {GOOD "stray words\n", "is not Key=Value"},
+        {GOOD "ClusterName=\"x\n", "is not closed"},
+        {GOOD "Include nowhere.conf\n", "nowhere.conf: No such file"},
+        {"Include modelpool.conf\n" GOOD, "more than 8 files deep"},
+        {"Model=a Path=/m\n", "no Instance= line"},
+        {"Instance=cpu Device=cpu Memory=256M\n", "no Model= line"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct error err = {0};
+        assert_null(config_read(put("modelpool.conf", bad[i].text), NULL, &err));
+        if (!strstr(err.text, bad[i].says))
+            fail_msg("\"%s\" does not say \"%s\"", err.text, bad[i].says);
+        assert_non_null(strstr(err.text, "modelpool.conf"));
+    }
+}
+
+static void values(void **state)
+{
+    (void)state;
+    int64_t a, b;
+    uint64_t n;
+    assert_int_equal(config_parse_size("3K", &n, NULL), 0);
+    assert_true(n == 3072);
+    assert_int_equal(config_parse_size("-3", &n, NULL), -1);
+    assert_int_equal(config_parse_size("18446744073709551616", &n, NULL), -1);
+    assert_int_equal(config_parse_time("1.5m", &a, NULL), 0);
+    assert_true(a == 90000000);
+    assert_int_equal(config_parse_time("-1", &a, NULL), -1);
+    assert_int_equal(config_parse_time("inf", &a, NULL), -1);
+    assert_int_equal(config_parse_slo("ttft:2,tbt:100ms", &a, &b, NULL), 0);
+    assert_true(a == 2000000 && b == 100000);
+    assert_int_equal(config_parse_slo("gold", &a, &b, NULL), 0);
+    assert_true(a == 0 && b == 0);
+    assert_int_equal(config_parse_slo("ttft:2", &a, &b, NULL), -1);
+    assert_int_equal(config_parse_slo("ttft:2,ttft:3", &a, &b, NULL), -1);
+    assert_int_equal(config_parse_slo("ttft:0,tbt:1", &a, &b, NULL), -1);
+    assert_int_equal(config_check_models("a,b-2,c.3", NULL), 0);
+    assert_int_equal(config_check_models("a,,b", NULL), -1);
+    assert_int_equal(config_check_models("a,a", NULL), -1);
+    assert_int_equal(config_check_models("", NULL), -1);
+    assert_int_equal(config_check_models("a;b", NULL), -1);
+}
+
+static int make_dir(void **state)
+{
+    (void)state;
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int drop_dir(void **state)
+{
+    (void)state;
+    const char *names[] = {"modelpool.conf", "more.conf"};
+    for (int i = 0; i < 2; i++) {
+        char path[200];
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        unlink(path);
+    }
+    return rmdir(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_whole_file),
+        cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(values),
+    };
+    return cmocka_run_group_tests(tests, make_dir, drop_dir);
+}
