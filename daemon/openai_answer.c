@@ -73,10 +73,24 @@ int openai_refuse(struct openai_error *e, const struct error *err)
     return -1;
 }
 
+/* The message may quote the client and be cut inside a character: what is no UTF-8 becomes '?'. */
+static json_t *message_json(const char *text)
+{
+    json_t *v = json_string(text);
+    if (v)
+        return v;
+    char ascii[ERROR_TEXT_MAX];
+    snprintf(ascii, sizeof ascii, "%s", text);
+    for (char *c = ascii; *c; c++)
+        if (*c & 0x80)
+            *c = '?';
+    return json_string(ascii);
+}
+
 json_t *openai_error_json(const struct openai_error *e)
 {
-    return json_pack("{s{ss ss ss? ss?}}", "error", "message", e->text, "type", e->type, "param",
-                     e->param[0] ? e->param : NULL, "code", e->code);
+    return json_pack("{s{so ss ss? ss?}}", "error", "message", message_json(e->text), "type",
+                     e->type, "param", e->param[0] ? e->param : NULL, "code", e->code);
 }
 
 /* --- answers ------------------------------------------------------------------------------------ */

@@ -21,7 +21,8 @@
 struct policy;
 
 struct policy_request {
-    uint64_t seq;            /* unique for the daemon's life, chosen by the front */
+    struct mail mail;        /* policy's, on its way */
+    uint64_t seq;            /* unique for the daemon's life, not 0, chosen by the front */
     uint32_t model;          /* index into config->models */
     uint32_t tenant;
     uint32_t max_tokens;
@@ -50,7 +51,7 @@ struct policy_event {
     enum status status;          /* DONE with a fault, REPLY */
     struct policy_usage usage;   /* DONE */
     uint64_t tag;                /* REPLY */
-    uint32_t instance, model;    /* MODEL */
+    uint32_t instance, model;    /* MODEL: indices into config->instances, config->models */
     int resident;                /* MODEL */
     uint64_t bytes;              /* MODEL */
     char text[ORDER_TEXT_MAX];   /* fault, reply */
@@ -71,13 +72,14 @@ void policy_cancel(struct policy *p, uint64_t seq);
 void policy_stop(struct policy *p, uint64_t seq);
 
 enum policy_command { POLICY_LOAD, POLICY_UNLOAD, POLICY_DRAIN, POLICY_RESUME };
-/* target: model index (load, unload) or instance index (drain, resume).  A REPLY event with the tag
- * comes when it is done (load: resident; drain: its sequences have ended). */
+/* target: index into config->models (load, unload) or config->instances (drain, resume).  A REPLY
+ * event with the tag comes when it is done (load: resident; drain: its sequences have ended). */
 void policy_command(struct policy *p, enum policy_command command, uint32_t target, uint64_t tag);
 
 /* --- what status and metrics show -------------------------------------------------------------- */
 
 struct policy_instance_status {
+    uint32_t index;          /* into config->instances */
     char state[16];          /* "starting", "idle", "running", "drained", "down" */
     char device[64];
     uint64_t memory_bytes;
@@ -92,7 +94,7 @@ struct policy_model_status { /* of a model on an instance */
     char text[ORDER_TEXT_MAX]; /* why not */
     uint64_t weight_bytes, kv_token_bytes;
     uint32_t max_context;
-    uint32_t running, waiting; /* sequences in the running turn's model / held back */
+    uint32_t running, waiting; /* sequences that the engine has / held back */
     uint32_t kv_pages_used, kv_pages_total;
     uint64_t switches, steps, tokens;
 };

@@ -1,0 +1,298 @@
+/* metrics.c - what /metrics shows; see metrics.h */
+#include "daemon/metrics.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BUCKETS_MAX 24
+
+struct histogram {
+    uint64_t count[BUCKETS_MAX + 1]; /* not cumulative; the last is above every bound */
+    uint64_t total;
+    int64_t sum_us;
+};
+
+struct model_metrics {
+    uint64_t prompt_tokens, generation_tokens, finished[METRICS_FINISHES];
+    struct histogram first_token, next_token, whole;
+};
+
+struct metrics {
+    const struct config *config;
+    uint64_t answers[6]; /* by the status code's first digit */
+    struct model_metrics *model; /* [config->model_count] */
+};
+
+/* Upper bounds in microseconds; vLLM's, so that their dashboards fit. 0 ends the list. */
+static const int64_t first_token_bounds[BUCKETS_MAX] = {
+    1000,    5000,    10000,   20000,   40000,    60000,    80000,    100000,    250000,   500000,
+    750000,  1000000, 2500000, 5000000, 7500000,  10000000, 20000000, 40000000,  80000000, 160000000,
+    640000000};
+static const int64_t next_token_bounds[BUCKETS_MAX] = {
+    10000,  25000,  50000,  75000,   100000,  150000,  200000,   300000,  400000,
+    500000, 750000, 1000000, 2500000, 5000000, 7500000, 10000000, 20000000};
+static const int64_t whole_bounds[BUCKETS_MAX] = {
+    300000,   500000,   800000,   1000000,  1500000,   2000000,   2500000,   5000000,    10000000,
+    15000000, 20000000, 30000000, 40000000, 50000000,  60000000,  120000000, 240000000,  480000000,
+    960000000, 1920000000};
+
+static const char *const finish_words[METRICS_FINISHES] = {"stop", "length", "abort", "error"};
+
+struct metrics *metrics_create(const struct config *config, struct error *err)
+{
+    struct metrics *m = calloc(1, sizeof *m);
+    if (m)
+        m->model = calloc(config->model_count + 1, sizeof *m->model);
+    if (!m || !m->model) {
+        free(m);
+        error_set(err, STATUS_NOMEM, "no memory for metrics");
+        return NULL;
+    }
+    m->config = config;
+    return m;
+}
+
+void metrics_destroy(struct metrics *m)
+{
+    if (m)
+        free(m->model);
+    free(m);
+}
+
+/* --- counting ----------------------------------------------------------------------------------- */
+
+static void observe(struct histogram *h, const int64_t *bounds, int64_t us)
+{
+    size_t i = 0;
+
+    while (i < BUCKETS_MAX && bounds[i] && us > bounds[i])
+        i++;
+    h->count[i]++;
+    h->total++;
+    h->sum_us += us;
+}
+
+void metrics_prompt(struct metrics *m, uint32_t model, uint64_t tokens)
+{
+    m->model[model].prompt_tokens += tokens;
+}
+
+void metrics_first_token(struct metrics *m, uint32_t model, int64_t us)
+{
+    m->model[model].generation_tokens++;
+    observe(&m->model[model].first_token, first_token_bounds, us);
+}
+
+void metrics_next_token(struct metrics *m, uint32_t model, int64_t us)
+{
+    m->model[model].generation_tokens++;
+    observe(&m->model[model].next_token, next_token_bounds, us);
+}
+
+void metrics_end(struct metrics *m, uint32_t model, enum metrics_finish finish, int64_t us)
+{
+    m->model[model].finished[finish]++;
+    observe(&m->model[model].whole, whole_bounds, us);
+}
+
+void metrics_answer(struct metrics *m, int http)
+{
+    if (http >= 100 && http < 600)
+        m->answers[http / 100]++;
+}
+
+int metrics_instance_up(const struct policy_instance_status *s)
+{
+    return strcmp(s->state, "idle") == 0 || strcmp(s->state, "running") == 0;
+}
+
+/* --- text --------------------------------------------------------------------------------------- */
+
+struct page {
+    const struct metrics *m;
+    const struct metrics_gauge *gauges;
+    const struct policy_snapshot *snapshot;
+    struct evbuffer *out;
+    int failed;
+};
+
+static void put(struct page *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void put(struct page *p, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    if (evbuffer_add_vprintf(p->out, fmt, ap) < 0)
+        p->failed = 1;
+    va_end(ap);
+}
+
+static void head(struct page *p, const char *name, const char *type, const char *help)
+{
+    put(p, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static const char *model_name(const struct page *p, size_t model)
+{
+    return p->m->config->models[model].name; /* config's names need no escaping */
+}
+
+static const char *instance_name(const struct page *p, uint32_t k)
+{
+    return p->m->config->instances[p->snapshot->instance[k].index].name;
+}
+
+static void put_histogram(struct page *p, const char *name, const char *help, size_t offset,
+                          const int64_t *bounds)
+{
+    head(p, name, "histogram", help);
+    for (size_t i = 0; i < p->m->config->model_count; i++) {
+        const char *base = (const char *)&p->m->model[i];
+        const struct histogram *h = (const struct histogram *)(const void *)(base + offset);
+        const char *model = model_name(p, i);
+        uint64_t sum = 0;
+        for (size_t b = 0; b < BUCKETS_MAX && bounds[b]; b++) {
+            sum += h->count[b];
+            put(p, "%s_bucket{model_name=\"%s\",le=\"%g\"} %" PRIu64 "\n", name, model,
+                (double)bounds[b] / 1e6, sum);
+        }
+        put(p, "%s_bucket{model_name=\"%s\",le=\"+Inf\"} %" PRIu64 "\n", name, model, h->total);
+        put(p, "%s_sum{model_name=\"%s\"} %.6f\n", name, model, (double)h->sum_us / 1e6);
+        put(p, "%s_count{model_name=\"%s\"} %" PRIu64 "\n", name, model, h->total);
+    }
+}
+
+static void put_requests(struct page *p)
+{
+    size_t n = p->m->config->model_count;
+
+    head(p, "vllm:num_requests_running", "gauge", "Requests that are being generated.");
+    for (size_t i = 0; i < n; i++)
+        put(p, "vllm:num_requests_running{model_name=\"%s\"} %u\n", model_name(p, i),
+            p->gauges[i].running);
+    head(p, "vllm:num_requests_waiting", "gauge", "Requests without a token yet.");
+    for (size_t i = 0; i < n; i++)
+        put(p, "vllm:num_requests_waiting{model_name=\"%s\"} %u\n", model_name(p, i),
+            p->gauges[i].waiting);
+    head(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens of admitted requests.");
+    for (size_t i = 0; i < n; i++)
+        put(p, "vllm:prompt_tokens_total{model_name=\"%s\"} %" PRIu64 "\n", model_name(p, i),
+            p->m->model[i].prompt_tokens);
+    head(p, "vllm:generation_tokens_total", "counter", "Tokens generated.");
+    for (size_t i = 0; i < n; i++)
+        put(p, "vllm:generation_tokens_total{model_name=\"%s\"} %" PRIu64 "\n", model_name(p, i),
+            p->m->model[i].generation_tokens);
+    head(p, "vllm:request_success_total", "counter", "Requests that have ended, by reason.");
+    for (size_t i = 0; i < n; i++)
+        for (int k = 0; k < METRICS_FINISHES; k++)
+            put(p,
+                "vllm:request_success_total{model_name=\"%s\",finished_reason=\"%s\"} %" PRIu64
+                "\n",
+                model_name(p, i), finish_words[k], p->m->model[i].finished[k]);
+    head(p, "modelpool_http_answers_total", "counter", "Answers over HTTP, by class of status.");
+    for (int k = 2; k < 6; k++)
+        put(p, "modelpool_http_answers_total{class=\"%dxx\"} %" PRIu64 "\n", k, p->m->answers[k]);
+}
+
+static void put_kv(struct page *p)
+{
+    const struct policy_snapshot *s = p->snapshot;
+
+    head(p, "vllm:kv_cache_usage_perc", "gauge", "KV pages in use, 0 to 1, over all instances.");
+    for (uint32_t i = 0; i < s->models; i++) {
+        uint64_t used = 0, total = 0;
+        for (uint32_t k = 0; k < s->instances; k++) {
+            used += s->model[(size_t)k * s->models + i].kv_pages_used;
+            total += s->model[(size_t)k * s->models + i].kv_pages_total;
+        }
+        put(p, "vllm:kv_cache_usage_perc{model_name=\"%s\"} %.6f\n", model_name(p, i),
+            total ? (double)used / (double)total : 0.0);
+    }
+}
+
+enum instance_value { TURNS, STEPS, TOKENS, SWITCHES, SWITCH_BYTES, PREEMPTIONS, RESTARTS };
+
+static uint64_t instance_value(const struct policy_instance_status *s, enum instance_value what)
+{
+    switch (what) {
+    case TURNS:
+        return s->turns;
+    case STEPS:
+        return s->steps;
+    case TOKENS:
+        return s->tokens;
+    case SWITCHES:
+        return s->switches;
+    case SWITCH_BYTES:
+        return s->switch_bytes;
+    case PREEMPTIONS:
+        return s->preemptions;
+    case RESTARTS:
+        return s->restarts;
+    }
+    return 0;
+}
+
+static void put_instances(struct page *p)
+{
+    static const struct {
+        const char *name, *help;
+        enum instance_value what;
+    } counters[] = {
+        {"modelpool_turns_total", "Turns that have ended.", TURNS},
+        {"modelpool_steps_total", "Forward passes.", STEPS},
+        {"modelpool_tokens_total", "Tokens that engines gave.", TOKENS},
+        {"modelpool_switches_total", "Times that a model was made resident.", SWITCHES},
+        {"modelpool_switch_bytes_total", "Bytes copied by switches.", SWITCH_BYTES},
+        {"modelpool_preemptions_total", "Sequences put back for want of memory.", PREEMPTIONS},
+        {"modelpool_engine_restarts_total", "Times that the engine was started again.", RESTARTS},
+    };
+    const struct policy_snapshot *s = p->snapshot;
+
+    for (size_t i = 0; i < sizeof counters / sizeof *counters; i++) {
+        head(p, counters[i].name, "counter", counters[i].help);
+        for (uint32_t k = 0; k < s->instances; k++)
+            put(p, "%s{instance=\"%s\"} %" PRIu64 "\n", counters[i].name, instance_name(p, k),
+                instance_value(&s->instance[k], counters[i].what));
+    }
+    head(p, "modelpool_step_seconds_total", "counter", "Time in forward passes.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        put(p, "modelpool_step_seconds_total{instance=\"%s\"} %.6f\n", instance_name(p, k),
+            (double)s->instance[k].step_us / 1e6);
+    head(p, "modelpool_switch_seconds_total", "counter", "Time in switches between models.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        put(p, "modelpool_switch_seconds_total{instance=\"%s\"} %.6f\n", instance_name(p, k),
+            (double)s->instance[k].switch_us / 1e6);
+    head(p, "modelpool_memory_bytes", "gauge", "Memory for weights and KV together.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        put(p, "modelpool_memory_bytes{instance=\"%s\"} %" PRIu64 "\n", instance_name(p, k),
+            s->instance[k].memory_bytes);
+    head(p, "modelpool_instance_up", "gauge", "1 if the instance's engine is up.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        put(p, "modelpool_instance_up{instance=\"%s\"} %d\n", instance_name(p, k),
+            metrics_instance_up(&s->instance[k]));
+    head(p, "modelpool_model_resident", "gauge", "1 if the model's weights are on the instance.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        for (uint32_t i = 0; i < s->models; i++)
+            put(p, "modelpool_model_resident{model_name=\"%s\",instance=\"%s\"} %d\n",
+                model_name(p, i), instance_name(p, k),
+                s->model[(size_t)k * s->models + i].resident != 0);
+}
+
+int metrics_write(const struct metrics *m, const struct metrics_gauge *gauges,
+                  const struct policy_snapshot *snapshot, struct evbuffer *out, struct error *err)
+{
+    struct page p = {m, gauges, snapshot, out, 0};
+
+    put_requests(&p);
+    put_histogram(&p, "vllm:time_to_first_token_seconds", "From arrival to the first token.",
+                  offsetof(struct model_metrics, first_token), first_token_bounds);
+    put_histogram(&p, "vllm:inter_token_latency_seconds", "From one token to the next.",
+                  offsetof(struct model_metrics, next_token), next_token_bounds);
+    put_histogram(&p, "vllm:e2e_request_latency_seconds", "From arrival to the end.",
+                  offsetof(struct model_metrics, whole), whole_bounds);
+    put_kv(&p);
+    put_instances(&p);
+    return p.failed ? error_set(err, STATUS_NOMEM, "no memory for the page") : 0;
+}
