@@ -18,8 +18,8 @@
 struct engine_link;
 
 struct engine_link_calls {
-    /* A datagram of the right length for its kind, texts terminated; valid during the call.  May not
-     * destroy the link. */
+    /* A datagram of the right length for its kind, texts terminated; valid during the call.  May
+     * not destroy the link. */
     void (*event)(void *arg, const void *msg);
     /* The channel is gone; may destroy the link. */
     void (*closed)(void *arg, const char *why);

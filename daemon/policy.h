@@ -3,8 +3,8 @@
  *
  * Starts and supervises the engines of this node's instances (restart with back-off), opens the
  * models there, hands sequences to them, asks sched/ at arrivals, completions and turn ends, and
- * keeps two turns queued in every engine.  An engine that dies loses no sequence: they are given anew
- * with the tokens so far.  A token that was passed on once is never passed on again.
+ * keeps two turns queued in every engine.  An engine that dies loses no sequence: they are given
+ * anew with the tokens so far.  A token that was passed on once is never passed on again.
  *
  * The front (HTTP loop) calls the functions below from its own thread; they post to the policy
  * thread's mailbox and return at once.  What happens comes back as struct policy_event by the sink.
@@ -21,13 +21,13 @@
 struct policy;
 
 struct policy_request {
-    struct mail mail;        /* policy's, on its way */
-    uint64_t seq;            /* unique for the daemon's life, not 0, chosen by the front */
-    uint32_t model;          /* index into config->models */
+    struct mail mail; /* policy's, on its way */
+    uint64_t seq;     /* unique for the daemon's life, not 0, chosen by the front */
+    uint32_t model;   /* index into config->models */
     uint32_t tenant;
     uint32_t max_tokens;
     uint32_t token_count;
-    uint32_t *tokens;        /* prompt, malloc'd: ownership passes to policy */
+    uint32_t *tokens; /* prompt, malloc'd: ownership passes to policy */
     int64_t ttft_us, tbt_us;
     struct order_sampling sampling;
 };
@@ -45,17 +45,17 @@ struct policy_usage {
 };
 
 struct policy_event {
-    struct mail mail; /* kind: enum policy_event_kind; free() when done */
-    uint64_t seq;                /* DONE */
-    enum finish finish;          /* DONE: FINISH_NONE means fault, see status and text */
-    enum status status;          /* DONE with a fault, REPLY */
-    struct policy_usage usage;   /* DONE */
-    uint64_t tag;                /* REPLY */
-    uint32_t instance, model;    /* MODEL: indices into config->instances, config->models */
-    int resident;                /* MODEL */
-    uint64_t bytes;              /* MODEL */
-    char text[ORDER_TEXT_MAX];   /* fault, reply */
-    uint32_t count;              /* TOKENS */
+    struct mail mail;          /* kind: enum policy_event_kind; free() when done */
+    uint64_t seq;              /* DONE */
+    enum finish finish;        /* DONE: FINISH_NONE means fault, see status and text */
+    enum status status;        /* DONE with a fault, REPLY */
+    struct policy_usage usage; /* DONE */
+    uint64_t tag;              /* REPLY */
+    uint32_t instance, model;  /* MODEL: indices into config->instances, config->models */
+    int resident;              /* MODEL */
+    uint64_t bytes;            /* MODEL */
+    char text[ORDER_TEXT_MAX]; /* fault, reply */
+    uint32_t count;            /* TOKENS */
     struct event_row rows[];
 };
 
@@ -76,21 +76,22 @@ enum policy_command { POLICY_LOAD, POLICY_UNLOAD, POLICY_DRAIN, POLICY_RESUME };
  * event with the tag comes when it is done (load: resident; drain: its sequences have ended). */
 void policy_command(struct policy *p, enum policy_command command, uint32_t target, uint64_t tag);
 
-/* --- what status and metrics show -------------------------------------------------------------- */
+/* --- what status and metrics show --------------------------------------------------------------
+ */
 
 struct policy_instance_status {
-    uint32_t index;          /* into config->instances */
-    char state[16];          /* "starting", "idle", "running", "drained", "down" */
+    uint32_t index; /* into config->instances */
+    char state[16]; /* "starting", "idle", "running", "drained", "down" */
     char device[64];
     uint64_t memory_bytes;
-    uint32_t running_model;  /* index or UINT32_MAX */
+    uint32_t running_model; /* index or UINT32_MAX */
     uint32_t restarts;
     int32_t pid;
     uint64_t turns, steps, switches, preemptions, tokens, switch_bytes;
     int64_t step_us, switch_us;
 };
-struct policy_model_status { /* of a model on an instance */
-    int known, resident, ok; /* known: the engine has read the file; ok: it can run there */
+struct policy_model_status {   /* of a model on an instance */
+    int known, resident, ok;   /* known: the engine has read the file; ok: it can run there */
     char text[ORDER_TEXT_MAX]; /* why not */
     uint64_t weight_bytes, kv_token_bytes;
     uint32_t max_context;
@@ -100,8 +101,8 @@ struct policy_model_status { /* of a model on an instance */
 };
 struct policy_snapshot {
     uint32_t instances, models; /* instances of this node, in config order; all models */
-    struct policy_instance_status *instance;  /* [instances] */
-    struct policy_model_status *model;        /* [instances][models] */
+    struct policy_instance_status *instance; /* [instances] */
+    struct policy_model_status *model;       /* [instances][models] */
 };
 /* A copy of the state as of the last turn end or arrival.  Any thread. */
 int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error *err);

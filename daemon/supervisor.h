@@ -19,9 +19,9 @@ struct supervisor_limits {
 };
 
 struct supervisor {
-    pid_t pid;           /* 0: none */
-    int64_t started_us;  /* monotonic */
-    int64_t delay_us;    /* before the last restart; 0: none yet */
+    pid_t pid;          /* 0: none */
+    int64_t started_us; /* monotonic */
+    int64_t delay_us;   /* before the last restart; 0: none yet */
 };
 
 /*

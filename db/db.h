@@ -30,9 +30,9 @@ int db_commit(struct db *db, struct error *err); /* on failure everything since 
 
 struct db_placement {
     char model[DB_NAME_MAX];
-    char tier[8];          /* "disk", "host", "gpu" (the instance's own memory, also on the CPU) */
+    char tier[8]; /* "disk", "host", "gpu" (the instance's own memory, also on the CPU) */
     char place[DB_NAME_MAX]; /* instance, or path on disk */
-    char state[16];        /* "resident", "loading", "absent" */
+    char state[16];          /* "resident", "loading", "absent" */
     uint64_t bytes;
     int64_t changed_us;
 };
@@ -44,28 +44,29 @@ int db_put_placement(struct db *db, const struct db_placement *p, struct error *
 /* --- leases and grants ---------------------------------------------------------------------- */
 
 struct db_lease {
-    int64_t id;             /* 0 in db_put_lease: a new one; set on return */
+    int64_t id; /* chosen by the caller, as a grant's; 0 in db_put_lease: a new one, set
+                 * on return */
     char cluster[DB_NAME_MAX];
-    int64_t job;            /* 0: a local lease */
-    int64_t job_start;      /* Unix seconds as the controller gives it; 0: not known yet */
+    int64_t job;       /* 0: a local lease */
+    int64_t job_start; /* Unix seconds as the controller gives it; 0: not known yet */
     int64_t array_job, array_task, het_job, het_offset; /* -1: none */
     int64_t uid;
-    char account[DB_NAME_MAX];   /* "" until the controller has answered; "local" */
+    char account[DB_NAME_MAX]; /* "" until the controller has answered; "local" */
     char partition[DB_NAME_MAX];
-    int64_t budget;         /* tokens, prompt and completion; -1: no limit */
+    int64_t budget;               /* tokens, prompt and completion; -1: no limit */
     int64_t created_us, ended_us; /* ended 0: live */
 };
 struct db_grant {
-    int64_t id;             /* chosen by the caller: random, unguessable is not needed */
+    int64_t id; /* chosen by the caller: random, unguessable is not needed */
     int64_t lease;
-    int64_t step;           /* Slurm step id; -1: local */
-    char step_name[16];     /* "0", "batch", "interactive", "local" */
-    char models[512];       /* comma-separated; the first is the default */
+    int64_t step;       /* Slurm step id; -1: local */
+    char step_name[16]; /* "0", "batch", "interactive", "local" */
+    char models[512];   /* comma-separated; the first is the default */
     char slo[DB_NAME_MAX];
     int64_t wait_us;
     int64_t created_us, ended_us;
 };
-int db_put_lease(struct db *db, struct db_lease *lease, struct error *err); /* by id */
+int db_put_lease(struct db *db, struct db_lease *lease, struct error *err); /* by id, new or not */
 int db_put_grant(struct db *db, const struct db_grant *grant, struct error *err);
 /* All that are live, for the daemon's start.  each: non-zero stops the walk. */
 int db_each_live_lease(struct db *db, int (*each)(const struct db_lease *, void *), void *arg,
@@ -78,7 +79,7 @@ int db_lease_used(struct db *db, int64_t lease, uint64_t *tokens, struct error *
 /* --- the usage ledger: one row a request ----------------------------------------------------- */
 
 struct db_usage {
-    int64_t row;            /* set by db_open_usage; unique on this node for ever */
+    int64_t row; /* set by db_open_usage; unique on this node for ever */
     char cluster[DB_NAME_MAX], node[DB_NAME_MAX];
     int64_t lease, job, array_job, array_task, het_job, het_offset;
     char step_name[16];
@@ -86,13 +87,13 @@ struct db_usage {
     char account[DB_NAME_MAX], partition[DB_NAME_MAX];
     char request[DB_NAME_MAX]; /* "chatcmpl-..." */
     char model[DB_NAME_MAX], slo[DB_NAME_MAX];
-    char state[16];         /* "open", "done", "cancelled", "failed", "interrupted" */
-    char finish[16];        /* "stop", "length", "cancel", "error", "" */
+    char state[16];  /* "open", "done", "cancelled", "failed", "interrupted" */
+    char finish[16]; /* "stop", "length", "cancel", "error", "" */
     int64_t prompt_tokens, cached_tokens, completion_tokens;
-    int64_t engine_us;      /* its share of the steps it was in */
-    int64_t switches;       /* of models that it waited for */
+    int64_t engine_us; /* its share of the steps it was in */
+    int64_t switches;  /* of models that it waited for */
     int64_t preemptions;
-    int64_t ttft_us;        /* -1: no token yet */
+    int64_t ttft_us; /* -1: no token yet */
     int64_t start_us, end_us;
 };
 /* Opened at admission; its prompt tokens are billed from then on. */
@@ -108,7 +109,7 @@ int db_recover_usage(struct db *db, int64_t (*delivered)(int64_t row, void *), v
 
 struct db_filter { /* all conditions hold; empty ones (NULL, -1, 0) do not limit */
     const char *jobs, *users, *accounts, *models, *states; /* comma-separated; users are uids */
-    int64_t uid;            /* only this uid's rows; -1: all */
+    int64_t uid;                                           /* only this uid's rows; -1: all */
     int64_t from_us, to_us; /* rows that ran at some time in [from, to); 0: open */
     int64_t after_row;      /* for paging: only rows beyond this one */
 };

@@ -141,8 +141,7 @@ void arena_give(struct arena *a, uint32_t owner, uint32_t handle)
 
 void *arena_reserve(uint64_t bytes, struct error *err)
 {
-    void *range =
-        mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *range = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (range == MAP_FAILED) {
         error_errno(err, "cannot reserve %" PRIu64 " bytes of address space", bytes);

@@ -3,8 +3,8 @@
  *
  * One memfd of fixed size.  All of it is mapped for ever as the KV window; a model's weights map
  * handles a second time in a virtual range that belongs to the model for ever, so that its pointers
- * stay valid across switches.  Who holds a handle is bookkeeping: there is no border between weights
- * and KV.  Memory is touched, and so taken from the host, at a handle's first use.
+ * stay valid across switches.  Who holds a handle is bookkeeping: there is no border between
+ * weights and KV.  Memory is touched, and so taken from the host, at a handle's first use.
  */
 #ifndef MP_ENGINE_ARENA_H
 #define MP_ENGINE_ARENA_H

@@ -163,8 +163,8 @@ void pages_count(const struct pages *p, uint64_t bytes, uint32_t *used, uint32_t
 
     if (bytes < PAGE_BYTES_MIN)
         bytes = PAGE_BYTES_MIN;
-    room = (uint64_t)(arena_held(p->arena, ARENA_FREE) / slab_handles(bytes)) *
-           slab_capacity(bytes);
+    room =
+        (uint64_t)(arena_held(p->arena, ARENA_FREE) / slab_handles(bytes)) * slab_capacity(bytes);
     *used = 0;
     for (uint32_t h = 0; h < p->handles; h++) {
         if (p->slabs[h].bytes != bytes)

@@ -51,14 +51,14 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
         if (r->models[i]->resident && r->models[i] != keep)
             room += r->models[i]->handle_count;
     if (room < m->handle_count)
-        return error_set(
-            err, STATUS_EXHAUSTED,
-            "model %s needs %" PRIu64 " MiB for its weights; of Memory= (%" PRIu64
-            " MiB), %" PRIu64 " MiB hold the KV of live sequences%s: close sequences, or raise it",
-            m->name, m->handle_count * ARENA_HANDLE_BYTES >> 20,
-            arena_handles(r->arena) * ARENA_HANDLE_BYTES >> 20,
-            arena_held(r->arena, ARENA_KV) * ARENA_HANDLE_BYTES >> 20,
-            keep != NULL && keep->resident ? " and another model runs" : "");
+        return error_set(err, STATUS_EXHAUSTED,
+                         "model %s needs %" PRIu64 " MiB for its weights; of Memory= (%" PRIu64
+                         " MiB), %" PRIu64
+                         " MiB hold the KV of live sequences%s: close sequences, or raise it",
+                         m->name, m->handle_count * ARENA_HANDLE_BYTES >> 20,
+                         arena_handles(r->arena) * ARENA_HANDLE_BYTES >> 20,
+                         arena_held(r->arena, ARENA_KV) * ARENA_HANDLE_BYTES >> 20,
+                         keep != NULL && keep->resident ? " and another model runs" : "");
     while (arena_held(r->arena, ARENA_FREE) < m->handle_count)
         if (!residency_evict(r, m, keep))
             return error_set(err, STATUS_INTERNAL, "model %s: the arena's count is wrong", m->name);

@@ -1,8 +1,8 @@
 /*
  * residency.h - which models' weights are in the arena
  *
- * Several stay while they fit.  Who must go is the least recently used one that does not run.  KV is
- * never taken for weights: that is the daemon's decision, by closing sequences.
+ * Several stay while they fit.  Who must go is the least recently used one that does not run.  KV
+ * is never taken for weights: that is the daemon's decision, by closing sequences.
  */
 #ifndef MP_ENGINE_RESIDENCY_H
 #define MP_ENGINE_RESIDENCY_H

@@ -87,11 +87,10 @@ nomem:
 int sequence_append(struct sequence *s, const struct order_tokens *order, struct error *err)
 {
     if (order->offset != s->count || order->count > s->announced - s->count)
-        return error_set(err, STATUS_INVALID,
-                         "tokens %" PRIu32 " to %" PRIu64 " came, %" PRIu32 " of %" PRIu32
-                         " are there",
-                         order->offset, (uint64_t)order->offset + order->count, s->count,
-                         s->announced);
+        return error_set(
+            err, STATUS_INVALID,
+            "tokens %" PRIu32 " to %" PRIu64 " came, %" PRIu32 " of %" PRIu32 " are there",
+            order->offset, (uint64_t)order->offset + order->count, s->count, s->announced);
     for (uint32_t i = 0; i < order->count; i++)
         if (order->tokens[i] >= s->model->arch.vocabulary)
             return error_set(err, STATUS_INVALID,
@@ -117,6 +116,16 @@ void sequence_close(struct sequence_list *l, struct sequence *s)
 int sequence_ready(const struct sequence *s)
 {
     return s->count >= s->announced;
+}
+
+int sequence_any_ready(const struct sequence_list *l, const struct model *m)
+{
+    struct sequence *s;
+
+    TAILQ_FOREACH(s, &l->queue, link)
+    if (s->model == m && sequence_ready(s))
+        return 1;
+    return 0;
 }
 
 int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens)

@@ -2,9 +2,9 @@
  * sequence.h - one request's tokens, with its KV pages
  *
  * A sequence holds tokens 0..count-1; the KV of positions 0..computed-1 lies in its pages.  It may
- * run once all tokens that its order announced have come.  It is forgotten at ORDER_SEQ_CLOSE, and by
- * the engine itself after its last token or a fault; orders for an unknown sequence are ignored, as
- * the daemon may have sent them before it learned of that.
+ * run once all tokens that its order announced have come.  It is forgotten at ORDER_SEQ_CLOSE, and
+ * by the engine itself after its last token or a fault; orders for an unknown sequence are ignored,
+ * as the daemon may have sent them before it learned of that.
  */
 #ifndef MP_ENGINE_SEQUENCE_H
 #define MP_ENGINE_SEQUENCE_H
@@ -58,6 +58,8 @@ void sequence_close(struct sequence_list *l, struct sequence *s);
 
 /* All tokens have come. */
 int sequence_ready(const struct sequence *s);
+/* Some sequence of the model has all its tokens. */
+int sequence_any_ready(const struct sequence_list *l, const struct model *m);
 /* Pages for positions 0..tokens-1.  -1 if the pool is out of room; what was taken stays with it. */
 int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens);
 

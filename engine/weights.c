@@ -240,14 +240,14 @@ static int model_describe(struct model *m, const struct order_model *order, stru
     m->max_context = a->context;
     if (order->max_context != 0 && order->max_context < m->max_context)
         m->max_context = order->max_context;
-    m->rope = (struct rope){.theta = a->rope_theta,
-                            .dims = a->rope_dims,
-                            .interleaved = a->rope_interleaved};
+    m->rope = (struct rope){
+        .theta = a->rope_theta, .dims = a->rope_dims, .interleaved = a->rope_interleaved};
     m->kv = (struct kv_layout){.layers = a->layers,
                                .kv_heads = a->kv_heads,
                                .head_dim = a->head_dim,
                                .page_tokens = ENGINE_PAGE_TOKENS};
-    m->kv.layer_bytes = (uint64_t)2 * a->kv_heads * ENGINE_PAGE_TOKENS * a->head_dim * sizeof(float);
+    m->kv.layer_bytes =
+        (uint64_t)2 * a->kv_heads * ENGINE_PAGE_TOKENS * a->head_dim * sizeof(float);
     m->kv.page_bytes = m->kv.layer_bytes * a->layers;
     if ((uint64_t)a->heads * a->head_dim > ENGINE_COLS_MAX ||
         (uint64_t)2 * a->ffn > ENGINE_COLS_MAX || a->width > ENGINE_COLS_MAX)
@@ -257,8 +257,7 @@ static int model_describe(struct model *m, const struct order_model *order, stru
     return 0;
 }
 
-struct model *model_open(int fd, const struct order_model *order, uint32_t owner,
-                         struct error *err)
+struct model *model_open(int fd, const struct order_model *order, uint32_t owner, struct error *err)
 {
     struct gguf *g = NULL;
     struct model *m = calloc(1, sizeof(*m));
@@ -328,10 +327,11 @@ static int copy_tensor(const struct model *m, const struct tensor_copy *c, struc
         if (n < 0)
             return error_errno(err, "model %s: cannot read tensor %s", m->name, c->name);
         if (n == 0)
-            return error_set(err, STATUS_CORRUPT,
-                             "model %s: its file ends within tensor %s: it was changed or cut short "
-                             "after it was opened",
-                             m->name, c->name);
+            return error_set(
+                err, STATUS_CORRUPT,
+                "model %s: its file ends within tensor %s: it was changed or cut short "
+                "after it was opened",
+                m->name, c->name);
         done += (uint64_t)n;
     }
     return 0;

@@ -2,10 +2,10 @@
  * weights.h - one model on this engine: its table of tensors and its place in the arena
  *
  * Opening reads the file's metadata and lays the tensors out in the model's own virtual range; no
- * weight is read.  Every pointer in struct model is good for ever, but may be followed only while the
- * model is resident.  Layout: q, k and v of a layer lie behind each other, rows concatenated, so that
- * one matrix-vector product does all three where they are of one stored type; gate and up likewise.
- * Each group starts at a multiple of 64 bytes.
+ * weight is read.  Every pointer in struct model is good for ever, but may be followed only while
+ * the model is resident.  Layout: q, k and v of a layer lie behind each other, rows concatenated,
+ * so that one matrix-vector product does all three where they are of one stored type; gate and up
+ * likewise. Each group starts at a multiple of 64 bytes.
  */
 #ifndef MP_ENGINE_WEIGHTS_H
 #define MP_ENGINE_WEIGHTS_H
@@ -16,13 +16,14 @@
 #include "model/arch.h"
 
 /* The widest activation row that the device's scratch is sized for. */
-#define ENGINE_COLS_MAX    65536u
-#define ENGINE_PAGE_TOKENS 16u /* of a KV page on the CPU: small, since nothing is copied over a bus */
+#define ENGINE_COLS_MAX 65536u
+#define ENGINE_PAGE_TOKENS                                                                         \
+    16u /* of a KV page on the CPU: small, since nothing is copied over a bus */
 
 struct layer_weights {
     const float *attn_norm;
     struct weight q, k, v;
-    struct weight qkv; /* all three as one; rows 0: their types differ */
+    struct weight qkv;     /* all three as one; rows 0: their types differ */
     const float *qkv_bias; /* [q|k|v], or NULL */
     struct weight o;
     const float *ffn_norm;
@@ -51,8 +52,8 @@ struct model {
     uint64_t weight_bytes; /* that a load copies */
 
     uint8_t *range;
-    uint32_t owner;         /* in the arena */
-    uint32_t *handles;      /* room for handle_count; in use while resident */
+    uint32_t owner;    /* in the arena */
+    uint32_t *handles; /* room for handle_count; in use while resident */
     uint32_t handle_count;
     int resident;
     uint64_t used; /* stamp of the last use, for eviction */
@@ -70,8 +71,8 @@ void model_close(struct model *m);
 /* Bytes of KV of one token. */
 uint64_t model_kv_token_bytes(const struct model *m);
 
-/* Take handles, map them and copy the weights in.  EXHAUSTED if too few handles are free; CORRUPT or
- * IO names the tensor that could not be read.  On failure nothing is held. */
+/* Take handles, map them and copy the weights in.  EXHAUSTED if too few handles are free; CORRUPT
+ * or IO names the tensor that could not be read.  On failure nothing is held. */
 int model_load(struct model *m, struct arena *a, struct error *err);
 void model_unload(struct model *m, struct arena *a);
 

@@ -45,14 +45,15 @@ struct detokenizer {
     size_t pending_len;
 };
 /*
- * Append the token's bytes to what is pending and write what is complete to out (room >= 8 + the
- * token's bytes; tokenizer_bytes_max() + 8 always suffices).  A byte that can begin or continue no
- * character becomes U+FFFD.  Returns the bytes written.
+ * Append the token's bytes to what is pending and write what is complete to out (room >=
+ * tokenizer_bytes_max() + 8, which always suffices; nothing is written past room).  What can begin or
+ * continue no character becomes U+FFFD.  Returns the bytes written.
  */
 size_t detokenizer_push(struct detokenizer *d, const struct tokenizer *t, uint32_t token, char *out,
                         size_t room);
 /* At the end: an unfinished character becomes one U+FFFD.  Returns the bytes written (<= 3). */
 size_t detokenizer_flush(struct detokenizer *d, char *out, size_t room);
+/* The most bytes that one token can become: a byte that is no text grows to the three of U+FFFD. */
 size_t tokenizer_bytes_max(const struct tokenizer *t);
 
 #endif

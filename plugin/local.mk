@@ -30,4 +30,13 @@ plugin_spank_modelpool_la_CFLAGS = $(AM_CFLAGS)
 plugin_spank_modelpool_la_LDFLAGS = -module -avoid-version -shared \
     -Wl,--version-script=$(srcdir)/plugin/spank_modelpool.lds -Wl,-z,relro
 plugin_spank_modelpool_la_DEPENDENCIES = plugin/spank_modelpool.lds
+
+check_PROGRAMS += tests/unit/spank_test
+TESTS += tests/unit/spank_test
+tests_unit_spank_test_SOURCES = \
+    plugin/args.c \
+    plugin/options.c \
+    tests/unit/spank_test.c
+tests_unit_spank_test_CPPFLAGS = $(AM_CPPFLAGS) $(SLURM_CPPFLAGS)
+tests_unit_spank_test_LDADD = common/libcommon.a $(CMOCKA_LIBS)
 endif

@@ -52,6 +52,12 @@ static int options_record(int val, const char *optarg, int remote)
     return 0;
 }
 
+void options_forget(void)
+{
+    for (int i = 0; i < OPTION_COUNT; i++)
+        options_values[i].given = 0;
+}
+
 int options_given(void)
 {
     for (int i = 0; i < OPTION_COUNT; i++)
@@ -127,6 +133,8 @@ int options_check(struct request *request, struct error *err)
     read.models = options_text(OPTION_MODEL);
     if (!read.models)
         return error_set(err, STATUS_INVALID, "--model=NAME was not given");
+    if (!read.models[0])
+        return error_set(err, STATUS_INVALID, "--model: no model is named");
     if (config_check_models(read.models, err))
         return error_wrap(err, "--model");
     read.slo = options_text(OPTION_SLO);

@@ -23,6 +23,9 @@ struct request {        /* what the options ask for; the texts are the options' 
 /* Register them, in every context that has options.  Returns what Slurm returns. */
 spank_err_t options_register(spank_t sp);
 
+/* Forget what was recorded: another module's life begins, in tests. */
+void options_forget(void);
+
 /* Was any option given? */
 int options_given(void);
 

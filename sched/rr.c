@@ -1,9 +1,9 @@
 /*
  * rr.c - round robin of fixed quotas over the models of an instance
  *
- * The model that has waited longest since its last turn is next.  Between two turns of a model every
- * other one gets at most one, so a model that has sequences starts after at most
- * (models - 1) * (turn + switch) and what the engine held when they came.
+ * The model that has waited longest since its last turn is next.  Between two turns of a model
+ * every other one gets at most one, so a model that has sequences starts after at most (models - 1)
+ * * (turn + switch) and what the engine held when they came.
  */
 #include "sched/state.h"
 

@@ -31,8 +31,7 @@ static const struct sched_policy *find_policy(const char *name, struct error *er
     return NULL;
 }
 
-struct sched *sched_create(const char *policy, const struct sched_params *params,
-                           struct error *err)
+struct sched *sched_create(const char *policy, const struct sched_params *params, struct error *err)
 {
     const struct sched_policy *found = find_policy(policy, err);
     struct sched *s;
@@ -105,8 +104,7 @@ static void *grow(void *array, uint32_t *count, uint32_t index, size_t size)
     return p;
 }
 
-int sched_add_instance(struct sched *s, uint32_t instance, uint64_t memory_bytes,
-                       struct error *err)
+int sched_add_instance(struct sched *s, uint32_t instance, uint64_t memory_bytes, struct error *err)
 {
     struct sched_instance *in;
 
@@ -317,8 +315,7 @@ void sched_requeue(struct sched *s, int64_t now, uint64_t seq)
     count(s, e, 1);
 }
 
-int sched_resume(struct sched *s, int64_t now, uint64_t seq, uint32_t *instance,
-                 struct error *err)
+int sched_resume(struct sched *s, int64_t now, uint64_t seq, uint32_t *instance, struct error *err)
 {
     struct sched_entry *e = *find_entry(s, seq);
     uint32_t i;

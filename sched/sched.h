@@ -1,10 +1,10 @@
 /*
  * sched.h - the token-level policy: which model an instance runs next, and for how long
  *
- * Pure functions of the calls made so far: no clock, no socket, no thread; `now` comes in with every
- * call in microseconds of one monotonic clock.  Asked at turn ends, arrivals and completions, never
- * per step.  The same code runs in the daemon, in tests and in the simulator.  Policies stand behind
- * one table of functions (struct sched_policy); `rr` is the first.
+ * Pure functions of the calls made so far: no clock, no socket, no thread; `now` comes in with
+ * every call in microseconds of one monotonic clock.  Asked at turn ends, arrivals and completions,
+ * never per step.  The same code runs in the daemon, in tests and in the simulator.  Policies stand
+ * behind one table of functions (struct sched_policy); `rr` is the first.
  */
 #ifndef MP_SCHED_SCHED_H
 #define MP_SCHED_SCHED_H
@@ -24,8 +24,8 @@ struct sched_params {
 struct sched_seq { /* an arrival */
     uint64_t seq;
     uint32_t model;
-    uint32_t tenant;      /* number of the account; 0: unknown yet */
-    uint32_t tokens;      /* to be prefilled */
+    uint32_t tenant; /* number of the account; 0: unknown yet */
+    uint32_t tokens; /* to be prefilled */
     uint32_t max_tokens;
     int64_t ttft_us, tbt_us; /* SLO; 0: best effort */
 };
@@ -62,18 +62,17 @@ void sched_finish(struct sched *s, int64_t now, uint64_t seq);
 /* Close it and give it anew later (KV full, engine died): it waits again, before newer ones.  It
  * gets no turns until sched_resume. */
 void sched_requeue(struct sched *s, int64_t now, uint64_t seq);
-/* A requeued sequence is given anew: *instance is where, chosen as for an arrival, or its own one if
- * no available instance can run its model.  UNAVAILABLE if that one cannot either (it waits on),
+/* A requeued sequence is given anew: *instance is where, chosen as for an arrival, or its own one
+ * if no available instance can run its model.  UNAVAILABLE if that one cannot either (it waits on),
  * NOT_FOUND if the sequence is unknown. */
-int sched_resume(struct sched *s, int64_t now, uint64_t seq, uint32_t *instance,
-                 struct error *err);
+int sched_resume(struct sched *s, int64_t now, uint64_t seq, uint32_t *instance, struct error *err);
 
 /* How many steps a turn had, and how long it really took. */
 void sched_turn_ended(struct sched *s, int64_t now, uint32_t instance, uint32_t model,
                       uint32_t steps, int64_t step_us, int64_t switch_us);
 /*
- * What should the instance run now (after the turns it was given before)?  1 with *turn filled, 0 if
- * nothing waits there.  Deterministic.
+ * What should the instance run now (after the turns it was given before)?  1 with *turn filled, 0
+ * if nothing waits there.  Deterministic.
  */
 int sched_next(struct sched *s, int64_t now, uint32_t instance, struct sched_turn *turn);
 /* Which of the instance's sequences of a model to give up when its pages are full: the newest that

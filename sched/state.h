@@ -2,7 +2,8 @@
  * state.h - what the scheduler knows, shared by sched.c and the policies
  *
  * Instances and models are indices of arrays that grow on demand.  `order` numbers arrivals and
- * `served` numbers decisions: both are counters, so that a decision is a function of the calls alone.
+ * `served` numbers decisions: both are counters, so that a decision is a function of the calls
+ * alone.
  */
 #ifndef MP_SCHED_STATE_H
 #define MP_SCHED_STATE_H

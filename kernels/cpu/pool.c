@@ -5,10 +5,6 @@
  * thread enters an open generation by compare-and-swap, so none can enter after the caller has closed
  * it, and the loop's fields are only written while it is closed and empty.
  */
-#ifdef HAVE_CONFIG_H
-#include "config.h"
-#endif
-
 #include "kernels/cpu/pool.h"
 
 #include <pthread.h>
@@ -288,6 +284,11 @@ void pool_run(struct pool *p, pool_fn *fn, const void *job, uint32_t items, uint
     }
     work(p, 0);
     atomic_fetch_and(&p->state, ~STATE_OPEN);
-    while (atomic_load(&p->state) & STATE_INSIDE)
-        pause_cpu();
+    /* On a busy machine a thread inside may have lost its core: give it ours. */
+    for (int i = 0; atomic_load(&p->state) & STATE_INSIDE; i++) {
+        if (i < SPINS)
+            pause_cpu();
+        else
+            sched_yield();
+    }
 }

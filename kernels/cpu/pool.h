@@ -25,8 +25,8 @@ struct pool *pool_create(uint32_t threads, struct error *err);
 void pool_destroy(struct pool *p);
 uint32_t pool_threads(const struct pool *p);
 
-/* Call fn over [0, items) in pieces of at most `grain` items and return when all are done. One
- * caller at a time. */
+/* Call fn over [0, items) in pieces of `grain` items and return when all are done; a loop that one
+ * thread does alone is one piece.  One caller at a time. */
 void pool_run(struct pool *p, pool_fn *fn, const void *job, uint32_t items, uint32_t grain);
 
 #endif

@@ -46,12 +46,12 @@ rig_missing() {
 # Run this script again inside the namespaces and exit with its status; inside, prepare and return.
 rig_enter()
 {
-    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:${PATH}
     if [ "${RIG_INSIDE:-}" = 1 ]; then
         rig_prepare || exit 1
         return 0
     fi
     local missing pid status
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     if [ "$(id -u)" != 0 ]; then
         rig_say "needs root, to make namespaces and to start Slurm"
         exit 2

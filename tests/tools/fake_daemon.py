@@ -5,7 +5,7 @@ the plugin alone, where the answers, delays and deaths of the daemon must be the
 
     fake_daemon.py SOCKET LOG [--refuse NAME] [--silent hello|grant] [--garbage]
 
-Lines of LOG: {"event": "hello"|"grant"|"close", "uid": peer, ...keys of the request}.
+Lines of LOG: {"event": "hello"|"grant"|"close", "peer": uid, ...keys of the request}.
 """
 import argparse
 import json
@@ -58,7 +58,7 @@ class Daemon:
 
     def answer(self, conn, request, uid):
         kind = request["type"]
-        self.note(event=kind, uid=uid, **{k: v for k, v in request.items() if k != "type"})
+        self.note(event=kind, peer=uid, **{k: v for k, v in request.items() if k != "type"})
         if self.args.silent == kind:
             return None
         if self.args.garbage:

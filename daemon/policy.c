@@ -1,0 +1,335 @@
+/*
+ * policy.c - the policy thread: its loop, its mail, its beginning and end
+ */
+#include "daemon/policy.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "daemon/policy_state.h"
+
+enum mail_kind { MAIL_SUBMIT, MAIL_CANCEL, MAIL_STOP, MAIL_COMMAND, MAIL_QUIT };
+
+struct note { /* every mail but a request, which is one itself */
+    struct mail mail;
+    enum policy_command command;
+    uint32_t target;
+    uint64_t id; /* sequence, or tag */
+};
+
+static const struct policy_limits usual_limits = {
+    .restart = {.delay_min_us = 200000, .delay_max_us = 30000000, .reset_us = 60000000},
+    .start_us = 60000000,
+    .silence_us = 300000000,
+    .quit_us = 2000000,
+    .starts_max = 5,
+    .deaths_max = 3,
+};
+
+/* --- events ----------------------------------------------------------------------------------- */
+
+struct policy_event *event_make(enum policy_event_kind kind, uint32_t rows)
+{
+    struct policy_event *ev;
+
+    while ((ev = calloc(1, sizeof *ev + rows * sizeof ev->rows[0])) == NULL) {
+        log_error("out of memory: waiting");
+        usleep(100000);
+    }
+    ev->mail.kind = (int)kind;
+    ev->count = rows;
+    return ev;
+}
+
+void event_emit(struct policy *p, struct policy_event *ev)
+{
+    mailbox_post(p->sink, &ev->mail);
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+static void settle_stop(struct policy *p)
+{
+    for (uint32_t i = 0; i < p->instance_count; i++) {
+        if (!engine_is_down(&p->instances[i]))
+            return;
+    }
+    event_base_loopbreak(p->base);
+}
+
+void policy_settle(struct policy *p)
+{
+    if (p->stopping) {
+        settle_stop(p);
+        return;
+    }
+    if (p->replace) {
+        p->replace = 0;
+        sequence_place_all(p);
+    }
+    for (uint32_t i = 0; i < p->instance_count; i++) {
+        sequence_settle(&p->instances[i]);
+        turn_feed(&p->instances[i]);
+    }
+    command_check_drains(p);
+    if (p->changed) {
+        p->changed = 0;
+        snapshot_publish(p);
+    }
+}
+
+static void stop_all(struct policy *p)
+{
+    p->stopping = 1;
+    while (!TAILQ_EMPTY(&p->sequences))
+        sequence_end(p, TAILQ_FIRST(&p->sequences), FINISH_NONE, 0, STATUS_UNAVAILABLE,
+                     "modelpoold is stopping");
+    command_refuse_all(p);
+    for (uint32_t i = 0; i < p->instance_count; i++)
+        engine_stop(&p->instances[i]);
+}
+
+static void end_early(struct policy *p, uint64_t seq, enum finish finish)
+{
+    struct sequence *s = sequence_find(p, seq);
+
+    if (s != NULL) /* else it has ended by itself, and its DONE is on its way */
+        sequence_end(p, s, finish, 1, STATUS_OK, "");
+}
+
+static void take_note(struct policy *p, const struct note *n)
+{
+    switch (n->mail.kind) {
+    case MAIL_CANCEL:
+        end_early(p, n->id, FINISH_NONE);
+        break;
+    case MAIL_STOP:
+        end_early(p, n->id, FINISH_STOP);
+        break;
+    case MAIL_COMMAND:
+        command_start(p, n->command, n->target, n->id);
+        break;
+    case MAIL_QUIT:
+        stop_all(p);
+        break;
+    }
+}
+
+static void on_mail(evutil_socket_t fd, short what, void *arg)
+{
+    struct policy *p = arg;
+
+    (void)fd;
+    (void)what;
+    for (struct mail *m = mailbox_take(p->inbox), *next; m != NULL; m = next) {
+        next = m->next;
+        if (m->kind == MAIL_SUBMIT) {
+            sequence_submit(p, (struct policy_request *)m);
+        } else {
+            take_note(p, (struct note *)m);
+            free(m);
+        }
+    }
+    policy_settle(p);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+    struct instance *in = arg;
+
+    (void)fd;
+    (void)what;
+    engine_on_timer(in);
+    policy_settle(in->policy);
+}
+
+static void *policy_main(void *arg)
+{
+    struct policy *p = arg;
+
+    for (uint32_t i = 0; i < p->instance_count; i++)
+        engine_start(&p->instances[i]);
+    policy_settle(p);
+    if (event_base_dispatch(p->base) < 0)
+        log_error("policy: the event loop has failed");
+    return NULL;
+}
+
+/* --- beginning and end ------------------------------------------------------------------------ */
+
+int instance_is_here(const struct config *config, const struct config_instance *instance)
+{
+    size_t len = strlen(config->node);
+
+    for (const char *at = instance->nodes; at != NULL; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, config->node, len) == 0 && (at[len] == ',' || at[len] == '\0'))
+            return 1;
+    }
+    return instance->nodes == NULL;
+}
+
+static int instance_init(struct policy *p, uint32_t config_index, struct error *err)
+{
+    struct instance *in = &p->instances[p->instance_count];
+
+    in->policy = p;
+    in->index = p->instance_count;
+    in->config = &p->config->instances[config_index];
+    in->status.index = config_index;
+    in->status.running_model = UINT32_MAX;
+    in->models = calloc(p->model_count > 0 ? p->model_count : 1, sizeof *in->models);
+    in->timer = event_new(p->base, -1, 0, on_timer, in);
+    p->instance_count++;
+    if (in->models == NULL || in->timer == NULL)
+        return error_set(err, STATUS_NOMEM, "policy: out of memory");
+    if (sched_add_instance(p->sched, in->index, in->config->memory_bytes, err) != 0)
+        return -1;
+    sched_set_available(p->sched, in->index, 0);
+    return 0;
+}
+
+static int instances_init(struct policy *p, struct error *err)
+{
+    const struct config *config = p->config;
+
+    p->model_count = (uint32_t)config->model_count;
+    p->instances = calloc(config->instance_count + 1, sizeof *p->instances);
+    if (p->instances == NULL)
+        return error_set(err, STATUS_NOMEM, "policy: out of memory");
+    for (size_t i = 0; i < config->instance_count; i++) {
+        if (instance_is_here(config, &config->instances[i]) &&
+            instance_init(p, (uint32_t)i, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int loop_init(struct policy *p, struct error *err)
+{
+    p->base = event_base_new();
+    p->inbox = mailbox_create(err);
+    if (p->inbox == NULL)
+        return -1;
+    if (p->base != NULL)
+        p->mail = event_new(p->base, mailbox_fd(p->inbox), EV_READ | EV_PERSIST, on_mail, p);
+    if (p->mail == NULL || event_add(p->mail, NULL) != 0)
+        return error_set(err, STATUS_NOMEM, "policy: no event loop");
+    return 0;
+}
+
+static void policy_free(struct policy *p)
+{
+    for (uint32_t i = 0; i < p->instance_count; i++) {
+        if (p->instances[i].timer != NULL)
+            event_free(p->instances[i].timer);
+        free(p->instances[i].models);
+    }
+    free(p->instances);
+    if (p->buckets != NULL)
+        sequence_table_clear(p);
+    if (p->snapshot.instance != NULL)
+        pthread_mutex_destroy(&p->snapshot_lock);
+    policy_snapshot_free(&p->snapshot);
+    sched_destroy(p->sched);
+    if (p->mail != NULL)
+        event_free(p->mail);
+    if (p->base != NULL)
+        event_base_free(p->base);
+    mailbox_destroy(p->inbox);
+    free(p);
+}
+
+/* Signals are the main thread's. */
+static int thread_init(struct policy *p, struct error *err)
+{
+    sigset_t all, old;
+    int e;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    e = pthread_create(&p->thread, NULL, policy_main, p);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (e == 0)
+        return 0;
+    errno = e;
+    return error_errno(err, "policy thread");
+}
+
+struct policy *policy_create_limited(const struct config *config,
+                                     const struct policy_limits *limits, struct mailbox *sink,
+                                     struct error *err)
+{
+    struct sched_params params = {.turn_us = config->turn_us};
+    struct policy *p = calloc(1, sizeof *p);
+
+    if (p == NULL) {
+        error_set(err, STATUS_NOMEM, "policy: out of memory");
+        return NULL;
+    }
+    p->config = config;
+    p->limits = *limits;
+    p->sink = sink;
+    TAILQ_INIT(&p->commands);
+    p->sched = sched_create(config->scheduler, &params, err);
+    if (p->sched == NULL || sequence_table_init(p, err) != 0 || loop_init(p, err) != 0 ||
+        instances_init(p, err) != 0 || snapshot_init(p, err) != 0 || thread_init(p, err) != 0) {
+        policy_free(p);
+        return NULL;
+    }
+    return p;
+}
+
+struct policy *policy_create(const struct config *config, struct mailbox *sink, struct error *err)
+{
+    return policy_create_limited(config, &usual_limits, sink, err);
+}
+
+/* --- the front's side ------------------------------------------------------------------------- */
+
+static void post_note(struct policy *p, enum mail_kind kind, struct note note)
+{
+    struct note *n;
+
+    while ((n = malloc(sizeof *n)) == NULL) {
+        log_error("out of memory: waiting");
+        usleep(100000);
+    }
+    *n = note;
+    n->mail.kind = (int)kind;
+    mailbox_post(p->inbox, &n->mail);
+}
+
+void policy_submit(struct policy *p, struct policy_request *r)
+{
+    r->mail.kind = MAIL_SUBMIT;
+    mailbox_post(p->inbox, &r->mail);
+}
+
+void policy_cancel(struct policy *p, uint64_t seq)
+{
+    post_note(p, MAIL_CANCEL, (struct note){.id = seq});
+}
+
+void policy_stop(struct policy *p, uint64_t seq)
+{
+    post_note(p, MAIL_STOP, (struct note){.id = seq});
+}
+
+void policy_command(struct policy *p, enum policy_command command, uint32_t target, uint64_t tag)
+{
+    post_note(p, MAIL_COMMAND, (struct note){.command = command, .target = target, .id = tag});
+}
+
+void policy_destroy(struct policy *p)
+{
+    if (p == NULL)
+        return;
+    post_note(p, MAIL_QUIT, (struct note){0});
+    pthread_join(p->thread, NULL);
+    policy_free(p);
+}

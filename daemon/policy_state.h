@@ -1,0 +1,204 @@
+/*
+ * policy_state.h - what the policy thread owns, and the parts of it that its files share
+ *
+ * A sequence is in one of three states:
+ *   WAITING  no engine has it: its model's engines are not up, or their queues are full
+ *   HELD     it belongs to an instance whose memory is full: given anew when pages can be expected
+ *   OPEN     an engine has it
+ * WAITING -> OPEN or HELD (sequence_place), OPEN -> HELD (turn_preempt), HELD -> WAITING -> OPEN
+ * (sequence_release), any -> WAITING (the engine died), any -> ended (sequence_end).
+ *
+ * An instance goes DOWN -> STARTING -> READY -> REAPING -> DOWN.  Only the policy thread touches
+ * any of this; the snapshot is a copy under its own lock.
+ */
+#ifndef MP_DAEMON_POLICY_STATE_H
+#define MP_DAEMON_POLICY_STATE_H
+
+#include <event2/event.h>
+#include <pthread.h>
+#include <sys/queue.h>
+
+#include "daemon/engine_link.h"
+#include "daemon/policy.h"
+#include "daemon/supervisor.h"
+#include "sched/sched.h"
+
+#define POLICY_TURNS_HELD 2u         /* by an engine */
+#define POLICY_QUEUE_LOW  (1u << 20) /* bytes queued to an engine above which nothing is opened */
+#define POLICY_OPEN_MAX   2048u      /* sequences in one engine */
+#define POLICY_EMPTY_MAX  200u       /* turns in a row without a step though sequences are there */
+
+struct policy_limits {
+    struct supervisor_limits restart;
+    int64_t start_us;    /* from start to EVENT_READY */
+    int64_t silence_us;  /* without an event while there is work */
+    int64_t quit_us;     /* from the end of the channel to SIGKILL */
+    uint32_t starts_max; /* failed starts in a row after which requests are refused */
+    uint32_t deaths_max; /* of engines that had a sequence, without a token in between */
+};
+
+enum sequence_state { SEQUENCE_WAITING, SEQUENCE_HELD, SEQUENCE_OPEN };
+
+struct sequence {
+    TAILQ_ENTRY(sequence) link; /* all of them, in order of arrival */
+    struct sequence *chain;     /* in its bucket */
+    struct policy_request *request;
+    uint64_t order;    /* of arrival */
+    uint32_t prompt;   /* tokens */
+    uint32_t count;    /* prompt and output so far */
+    uint32_t capacity; /* of request->tokens */
+    enum sequence_state state;
+    int scheduled;     /* sched knows it, and instance is where */
+    uint32_t instance; /* index into policy->instances */
+    uint32_t deaths;
+    int64_t engine_ns;
+    struct policy_usage usage;
+};
+
+TAILQ_HEAD(sequence_list, sequence);
+
+struct held_turn {
+    uint64_t turn;
+    uint32_t model;
+};
+
+struct engine_model { /* a model on an instance */
+    struct policy_model_status status;
+    enum status refusal; /* why its requests fail while !status.ok */
+    uint32_t page_tokens;
+    uint64_t prefill_us, prefill_tokens; /* of steps, not charged to a sequence yet */
+};
+
+enum instance_state { INSTANCE_DOWN, INSTANCE_STARTING, INSTANCE_READY, INSTANCE_REAPING };
+
+struct instance {
+    struct policy *policy;
+    uint32_t index; /* into policy->instances */
+    const struct config_instance *config;
+    enum instance_state state;
+    int drained;
+    struct supervisor process;
+    struct engine_link *link; /* STARTING, READY */
+    struct event *timer;
+    int64_t deadline_us;    /* STARTING: of EVENT_READY; REAPING: of the kill */
+    int64_t heard_us;       /* the last event, or the start of work */
+    int complete;           /* this engine has read all model files */
+    uint32_t failed_starts; /* engines in a row that ended before that */
+    char failure[160];      /* why the last engine ended */
+    struct held_turn turns[POLICY_TURNS_HELD];
+    uint32_t turn_count;
+    uint64_t settled_turn; /* the end of a turn before this one does not know of the last close */
+    uint32_t empty_turns;
+    uint32_t open, held; /* sequences */
+    uint32_t ended;      /* since sequence_settle */
+    struct policy_instance_status status;
+    struct engine_model *models; /* [config->model_count] */
+};
+
+struct pending_command {
+    TAILQ_ENTRY(pending_command) link;
+    enum policy_command command;
+    uint32_t target;
+    uint64_t tag;
+    struct instance *instance; /* LOAD: where; DRAIN */
+};
+
+TAILQ_HEAD(command_list, pending_command);
+
+struct policy {
+    const struct config *config;
+    struct policy_limits limits;
+    struct mailbox *inbox, *sink;
+    pthread_t thread;
+    struct event_base *base;
+    struct event *mail;
+    struct sched *sched;
+    struct instance *instances; /* [instance_count]: this node's */
+    uint32_t instance_count, model_count;
+    struct sequence_list sequences;
+    struct sequence **buckets;
+    size_t bucket_count; /* a power of two */
+    uint32_t live;       /* sequences */
+    uint64_t arrivals, turns;
+    struct command_list commands;
+    int stopping;
+    int replace;                     /* what waits for an engine should be placed again */
+    int changed;                     /* the snapshot is out of date */
+    pthread_mutex_t snapshot_lock;   /* guards snapshot's arrays */
+    struct policy_snapshot snapshot; /* the copy that policy_snapshot copies */
+};
+
+/* policy_create with other limits than the usual ones; for tests. */
+struct policy *policy_create_limited(const struct config *config,
+                                     const struct policy_limits *limits, struct mailbox *sink,
+                                     struct error *err);
+
+/* --- policy.c --- */
+/* After every callback of the loop: places, releases, feeds, answers and publishes what it changed.
+ */
+void policy_settle(struct policy *p);
+/* A zeroed event with room for rows.  Waits for memory: an event that is lost is a lost token. */
+struct policy_event *event_make(enum policy_event_kind kind, uint32_t rows);
+void event_emit(struct policy *p, struct policy_event *ev);
+int instance_is_here(const struct config *config, const struct config_instance *instance);
+
+/* --- policy_sequence.c: their table, opening and ending --- */
+int sequence_table_init(struct policy *p, struct error *err);
+void sequence_table_clear(struct policy *p);
+struct sequence *sequence_find(const struct policy *p, uint64_t seq);
+/* Takes the request; ends at once with a fault if it can never run. */
+void sequence_submit(struct policy *p, struct policy_request *r);
+/* Give a WAITING sequence to an engine if one can take it now; it ends if none ever will. */
+void sequence_place(struct policy *p, struct sequence *s);
+/* sequence_place for all that are WAITING, oldest first. */
+void sequence_place_all(struct policy *p);
+/* The oldest HELD sequence of an instance is given anew. */
+void sequence_release(struct instance *in);
+/* One HELD sequence for each that ended there goes on, and one if nothing else is open. */
+void sequence_settle(struct instance *in);
+/* Its engine has died or it is given up there: it waits. */
+void sequence_take_back(struct policy *p, struct sequence *s, enum sequence_state state);
+/* Its DONE event.  The engine is told if it still has it and `close` is set. */
+void sequence_end(struct policy *p, struct sequence *s, enum finish finish, int close,
+                  enum status status, const char *text);
+/* One more token: 1 if it is new and passed on, 0 if it is known already, -1 if it does not fit
+ * behind the others.  */
+int sequence_append(struct policy *p, struct sequence *s, const struct event_row *row);
+void sequence_order_close(struct policy *p, const struct sequence *s);
+
+/* --- policy_engine.c: life of an engine --- */
+void engine_start(struct instance *in);
+/* Close its channel; it is killed later if it does not end. */
+void engine_stop(struct instance *in);
+void engine_on_timer(struct instance *in);
+void engine_lost(struct instance *in, const char *why);
+void engine_ready(struct instance *in, const struct event_ready *ev);
+void engine_model(struct instance *in, const struct event_model *ev);
+/* Reaped, or never started: the loop may end. */
+int engine_is_down(const struct instance *in);
+/* It does not start, again and again. */
+int engine_failed(const struct instance *in);
+/* READY, and the model's file is read and can run. */
+int engine_can_run(const struct instance *in, uint32_t model);
+
+/* --- policy_turn.c: what engines run next --- */
+void turn_feed(struct instance *in);
+void turn_ended(struct instance *in, const struct event_turn_end *ev);
+
+/* --- policy_event.c: what engines say --- */
+extern const struct engine_link_calls engine_calls;
+
+/* --- policy_command.c --- */
+void command_start(struct policy *p, enum policy_command command, uint32_t target, uint64_t tag);
+/* A model's weights came or went. */
+void command_residency(struct instance *in, const struct event_residency *ev);
+/* A sequence has ended: a drain may be complete. */
+void command_check_drains(struct policy *p);
+void command_instance_lost(struct instance *in);
+void command_refuse_all(struct policy *p);
+
+/* --- policy_snapshot.c --- */
+int snapshot_init(struct policy *p, struct error *err);
+void snapshot_publish(struct policy *p);
+
+#endif

@@ -1,0 +1,256 @@
+#include "db/internal.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BUSY_TIMEOUT_MS 5000
+
+/*
+ * Version n is reached from n-1 by migrations[n-1].  A released entry is never changed; a change of
+ * the schema is a new entry.
+ */
+static const char *const migrations[] = {
+    "CREATE TABLE model ("
+    "  name TEXT PRIMARY KEY, path TEXT NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE placement ("
+    "  model TEXT NOT NULL, tier TEXT NOT NULL CHECK (tier IN ('disk', 'host', 'gpu')),"
+    "  place TEXT NOT NULL, state TEXT NOT NULL, bytes INTEGER NOT NULL,"
+    "  changed_us INTEGER NOT NULL, PRIMARY KEY (model, tier, place)) WITHOUT ROWID;"
+    "CREATE TABLE lease ("
+    "  id INTEGER PRIMARY KEY AUTOINCREMENT, cluster TEXT NOT NULL, job INTEGER NOT NULL,"
+    "  job_start INTEGER NOT NULL, array_job INTEGER NOT NULL, array_task INTEGER NOT NULL,"
+    "  het_job INTEGER NOT NULL, het_offset INTEGER NOT NULL, uid INTEGER NOT NULL,"
+    "  account TEXT NOT NULL, partition TEXT NOT NULL, budget INTEGER NOT NULL,"
+    "  created_us INTEGER NOT NULL, ended_us INTEGER NOT NULL);"
+    "CREATE INDEX lease_live ON lease (id) WHERE ended_us = 0;"
+    "CREATE TABLE grant_ ("
+    "  id INTEGER PRIMARY KEY, lease INTEGER NOT NULL REFERENCES lease (id),"
+    "  step INTEGER NOT NULL, step_name TEXT NOT NULL, models TEXT NOT NULL, slo TEXT NOT NULL,"
+    "  wait_us INTEGER NOT NULL, created_us INTEGER NOT NULL, ended_us INTEGER NOT NULL);"
+    "CREATE INDEX grant_live ON grant_ (id) WHERE ended_us = 0;"
+    "CREATE TABLE usage ("
+    "  row INTEGER PRIMARY KEY AUTOINCREMENT, cluster TEXT NOT NULL, node TEXT NOT NULL,"
+    "  lease INTEGER NOT NULL REFERENCES lease (id), job INTEGER NOT NULL,"
+    "  array_job INTEGER NOT NULL, array_task INTEGER NOT NULL, het_job INTEGER NOT NULL,"
+    "  het_offset INTEGER NOT NULL, step_name TEXT NOT NULL, uid INTEGER NOT NULL,"
+    "  account TEXT NOT NULL, partition TEXT NOT NULL, request TEXT NOT NULL UNIQUE,"
+    "  model TEXT NOT NULL, slo TEXT NOT NULL, state TEXT NOT NULL, finish TEXT NOT NULL,"
+    "  prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,"
+    "  completion_tokens INTEGER NOT NULL, engine_us INTEGER NOT NULL,"
+    "  switches INTEGER NOT NULL, preemptions INTEGER NOT NULL, ttft_us INTEGER NOT NULL,"
+    "  start_us INTEGER NOT NULL, end_us INTEGER NOT NULL);"
+    "CREATE INDEX usage_lease ON usage (lease);"
+    "CREATE INDEX usage_job ON usage (job);"
+    "CREATE INDEX usage_open ON usage (row) WHERE state = 'open';"
+    "CREATE INDEX usage_start ON usage (start_us);",
+};
+#define VERSION ((int)(sizeof migrations / sizeof *migrations))
+
+static const char *const transaction_sql[] = {
+    [STATEMENT_BEGIN] = "BEGIN IMMEDIATE",
+    [STATEMENT_COMMIT] = "COMMIT",
+    [STATEMENT_ROLLBACK] = "ROLLBACK",
+};
+
+/* --- errors --------------------------------------------------------------------------------------
+ */
+
+static enum status status_of(int code)
+{
+    switch (code & 0xff) {
+    case SQLITE_FULL:
+        return STATUS_EXHAUSTED;
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+        return STATUS_CORRUPT;
+    case SQLITE_NOMEM:
+        return STATUS_NOMEM;
+    case SQLITE_CONSTRAINT:
+    case SQLITE_MISMATCH:
+        return STATUS_INVALID;
+    case SQLITE_READONLY:
+    case SQLITE_PERM:
+    case SQLITE_CANTOPEN:
+        return STATUS_DENIED;
+    default:
+        return STATUS_IO;
+    }
+}
+
+int db_fail(struct db *db, const char *doing, struct error *err)
+{
+    int code = db->handle ? sqlite3_extended_errcode(db->handle) : SQLITE_NOMEM;
+    return error_set(err, status_of(code), "%s: cannot %s: %s", db->path, doing,
+                     db->handle ? sqlite3_errmsg(db->handle) : "out of memory");
+}
+
+/* --- statements ----------------------------------------------------------------------------------
+ */
+
+sqlite3_stmt *db_statement(struct db *db, enum statement which)
+{
+    sqlite3_stmt *st = db->statement[which];
+    sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
+    return st;
+}
+
+int db_bind(struct db *db, sqlite3_stmt *st, struct error *err, const char *types, ...)
+{
+    int rc = SQLITE_OK;
+    va_list ap;
+    va_start(ap, types);
+    for (int i = 0; types[i] && rc == SQLITE_OK; i++) {
+        if (types[i] == 's') {
+            rc = sqlite3_bind_text(st, i + 1, va_arg(ap, const char *), -1, SQLITE_TRANSIENT);
+        } else if (types[i] == 'u') {
+            uint64_t value = va_arg(ap, uint64_t);
+            rc = value > INT64_MAX ? SQLITE_RANGE : sqlite3_bind_int64(st, i + 1, (int64_t)value);
+        } else {
+            rc = sqlite3_bind_int64(st, i + 1, va_arg(ap, int64_t));
+        }
+    }
+    va_end(ap);
+    return rc == SQLITE_OK ? 0 : db_fail(db, "bind a value", err);
+}
+
+int db_run(struct db *db, sqlite3_stmt *st, struct error *err)
+{
+    int rc;
+    do
+        rc = sqlite3_step(st);
+    while (rc == SQLITE_ROW);
+    if (rc != SQLITE_DONE) {
+        db_fail(db, "write", err);
+        sqlite3_reset(st);
+        return -1;
+    }
+    sqlite3_reset(st);
+    return 0;
+}
+
+void db_text(sqlite3_stmt *st, int column, char *to, size_t room)
+{
+    const unsigned char *text = sqlite3_column_text(st, column);
+    size_t len = text ? strlen((const char *)text) : 0;
+    if (len >= room)
+        len = room - 1;
+    if (len)
+        memcpy(to, text, len);
+    to[len] = '\0';
+}
+
+static int prepare_all(struct db *db, const char *const *sql, enum statement first,
+                       enum statement last, struct error *err)
+{
+    for (int i = (int)first; i <= (int)last; i++)
+        if (sqlite3_prepare_v3(db->handle, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &db->statement[i],
+                               NULL) != SQLITE_OK)
+            return db_fail(db, "prepare a statement", err);
+    return 0;
+}
+
+/* --- opening -------------------------------------------------------------------------------------
+ */
+
+static int execute(struct db *db, const char *sql, const char *doing, struct error *err)
+{
+    return sqlite3_exec(db->handle, sql, NULL, NULL, NULL) == SQLITE_OK ? 0
+                                                                        : db_fail(db, doing, err);
+}
+
+static int read_version(struct db *db, int *version, struct error *err)
+{
+    sqlite3_stmt *st = NULL;
+    int rv = -1;
+    if (sqlite3_prepare_v2(db->handle, "PRAGMA user_version", -1, &st, NULL) == SQLITE_OK &&
+        sqlite3_step(st) == SQLITE_ROW) {
+        *version = sqlite3_column_int(st, 0);
+        rv = 0;
+    } else {
+        db_fail(db, "read the schema's version", err);
+    }
+    sqlite3_finalize(st);
+    return rv;
+}
+
+static int migrate(struct db *db, struct error *err)
+{
+    int version;
+    if (read_version(db, &version, err))
+        return -1;
+    if (version > VERSION)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "%s has schema version %d, and this release knows %d: run the newer "
+                         "modelpoold, or move the file away",
+                         db->path, version, VERSION);
+    for (; version < VERSION; version++) {
+        char *sql = sqlite3_mprintf("BEGIN IMMEDIATE; %s PRAGMA user_version = %d; COMMIT;",
+                                    migrations[version], version + 1);
+        int failed = !sql || execute(db, sql, "migrate", err);
+        sqlite3_free(sql);
+        if (failed) {
+            sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+struct db *db_open(const char *path, struct error *err)
+{
+    struct db *db = calloc(1, sizeof *db);
+    if (!db || !(db->path = strdup(path))) {
+        error_errno(err, "out of memory");
+        goto fail;
+    }
+    if (sqlite3_open_v2(path, &db->handle,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
+                            SQLITE_OPEN_EXRESCODE,
+                        NULL) != SQLITE_OK) {
+        db_fail(db, "open the database", err);
+        goto fail;
+    }
+    sqlite3_busy_timeout(db->handle, BUSY_TIMEOUT_MS);
+    if (execute(db,
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+                "PRAGMA trusted_schema = OFF;",
+                "set up the database", err) ||
+        migrate(db, err) ||
+        prepare_all(db, transaction_sql, STATEMENT_BEGIN, STATEMENT_ROLLBACK, err) ||
+        prepare_all(db, db_placement_sql, STATEMENT_PUT_MODEL, STATEMENT_PUT_PLACEMENT, err) ||
+        prepare_all(db, db_lease_sql, STATEMENT_PUT_LEASE, STATEMENT_LEASE_USED, err) ||
+        prepare_all(db, db_usage_sql, STATEMENT_OPEN_USAGE, STATEMENT_EACH_USAGE, err))
+        goto fail;
+    return db;
+fail:
+    db_close(db);
+    return NULL;
+}
+
+void db_close(struct db *db)
+{
+    if (!db)
+        return;
+    for (int i = 0; i < STATEMENT_COUNT; i++)
+        sqlite3_finalize(db->statement[i]);
+    sqlite3_close(db->handle);
+    free(db->path);
+    free(db);
+}
+
+int db_begin(struct db *db, struct error *err)
+{
+    return db_run(db, db_statement(db, STATEMENT_BEGIN), err);
+}
+
+int db_commit(struct db *db, struct error *err)
+{
+    if (db_run(db, db_statement(db, STATEMENT_COMMIT), err) == 0)
+        return 0;
+    /* SQLite may have rolled back by itself (disk full); a second rollback then only says so. */
+    if (!sqlite3_get_autocommit(db->handle))
+        db_run(db, db_statement(db, STATEMENT_ROLLBACK), NULL);
+    return -1;
+}

@@ -1,0 +1,348 @@
+/* engine.c - orders in, the loop */
+#include "engine/engine.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "engine/turn.h"
+
+#define BATCH_DEFAULT 32u
+#define THREADS_MAX   1024u
+
+void engine_send(struct engine *e, const void *event, size_t len)
+{
+    if (!e->gone && channel_send(&e->channel, event, len) != 0)
+        e->gone = 1;
+}
+
+static void send_fault(struct engine *e, uint64_t seq, const char *text)
+{
+    struct event_seq_fault event = {.kind = EVENT_SEQ_FAULT, .seq = seq};
+
+    snprintf(event.text, sizeof(event.text), "%.*s", (int)sizeof(event.text) - 1, text);
+    engine_send(e, &event, sizeof(event));
+}
+
+void engine_fault(struct engine *e, struct sequence *s, const char *text)
+{
+    send_fault(e, s->id, text);
+    sequence_close(&e->sequences, s);
+}
+
+static void send_residency(void *context, const struct model *m, int resident, uint64_t bytes,
+                           uint64_t us)
+{
+    struct event_residency event = {.kind = EVENT_RESIDENCY,
+                                    .model = m->id,
+                                    .resident = (uint32_t)resident,
+                                    .bytes = bytes,
+                                    .us = us};
+
+    engine_send(context, &event, sizeof(event));
+}
+
+/* Everything that a model needs besides its weights, so that no switch allocates. */
+static int fit_model(struct engine *e, const struct model *m, struct error *err)
+{
+    uint64_t handles = m->handle_count + pages_handles(m->kv.page_bytes, 1);
+
+    if (handles > arena_handles(e->arena))
+        return error_set(err, STATUS_EXHAUSTED,
+                         "model %s needs %" PRIu64 " MiB for its weights and a first page; Memory= "
+                         "of instance %s is %" PRIu64 " MiB: raise it",
+                         m->name, handles * ARENA_HANDLE_BYTES >> 20, e->instance,
+                         arena_handles(e->arena) * ARENA_HANDLE_BYTES >> 20);
+    if (workspace_fit(&e->workspace, m, e->max_batch, err) != 0 ||
+        step_fit(&e->step, m, e->max_batch, err) != 0 ||
+        sampler_fit(e->sampler, m->arch.vocabulary, err) != 0)
+        return -1;
+    return 0;
+}
+
+static struct model *add_model(struct engine *e, const struct order_model *o, int fd,
+                               struct error *err)
+{
+    struct residency *r = &e->residency;
+    struct model *m;
+
+    if (residency_find(r, o->model) != NULL) {
+        error_set(err, STATUS_EXISTS, "model %s: number %" PRIu32 " is taken", o->name, o->model);
+        return NULL;
+    }
+    if (r->count == RESIDENCY_MODELS_MAX) {
+        error_set(err, STATUS_EXHAUSTED, "model %s: there are %u models already", o->name,
+                  RESIDENCY_MODELS_MAX);
+        return NULL;
+    }
+    if (fd < 0) {
+        error_set(err, STATUS_INVALID, "model %s came without its file", o->name);
+        return NULL;
+    }
+    m = model_open(fd, o, ARENA_WEIGHTS + r->count, err);
+    if (m == NULL)
+        return NULL;
+    if (fit_model(e, m, err) != 0) {
+        model_close(m);
+        return NULL;
+    }
+    r->models[r->count++] = m;
+    return m;
+}
+
+static void order_model(struct engine *e, const struct order_model *o, int fd)
+{
+    struct event_model event = {.kind = EVENT_MODEL, .model = o->model};
+    struct error err = {0};
+    const struct model *m = add_model(e, o, fd, &err);
+
+    if (m == NULL) {
+        snprintf(event.text, sizeof(event.text), "%.*s", (int)sizeof(event.text) - 1, err.text);
+    } else {
+        event.ok = 1;
+        event.max_context = m->max_context;
+        event.weight_bytes = m->handle_count * ARENA_HANDLE_BYTES;
+        event.kv_token_bytes = model_kv_token_bytes(m);
+        event.page_tokens = m->kv.page_tokens;
+        event.vocabulary = m->arch.vocabulary;
+    }
+    engine_send(e, &event, sizeof(event));
+}
+
+/* A load that cannot be done is answered as a departure of nothing. */
+static void order_load(struct engine *e, const struct order_ref *o)
+{
+    struct model *m = residency_find(&e->residency, o->model);
+    const struct model *running = NULL;
+    struct error err = {0};
+    uint64_t bytes, us;
+
+    if (m == NULL) {
+        log_warn("load of unknown model %" PRIu32, o->model);
+        return;
+    }
+    if (e->turn_count > 0)
+        running = residency_find(&e->residency, e->turns[0].order.model);
+    if (m->resident) {
+        send_residency(e, m, 1, 0, 0);
+        return;
+    }
+    if (residency_load(&e->residency, m, running, &bytes, &us, &err) != 0) {
+        log_warn("instance %s: %s", e->instance, err.text);
+        send_residency(e, m, 0, 0, 0);
+    }
+}
+
+static void order_unload(struct engine *e, const struct order_ref *o)
+{
+    struct model *m = residency_find(&e->residency, o->model);
+
+    if (m == NULL)
+        log_warn("unload of unknown model %" PRIu32, o->model);
+    else if (m->resident)
+        residency_unload(&e->residency, m);
+    else
+        send_residency(e, m, 0, 0, 0);
+}
+
+static void order_open(struct engine *e, const struct order_seq *o)
+{
+    struct model *m = residency_find(&e->residency, o->model);
+    struct error err = {0};
+    char text[ORDER_TEXT_MAX];
+
+    if (m == NULL)
+        error_set(&err, STATUS_NOT_FOUND, "the engine has no model %" PRIu32, o->model);
+    else if (!turn_ever_fits(e, m, o->tokens, text, sizeof(text)))
+        error_set(&err, STATUS_EXHAUSTED, "%s", text);
+    else if (sequence_open(&e->sequences, m, o, &err) != NULL)
+        return;
+    send_fault(e, o->seq, err.text);
+}
+
+static void order_tokens(struct engine *e, const struct order_tokens *o)
+{
+    struct sequence *s = sequence_find(&e->sequences, o->seq);
+    struct error err = {0};
+
+    if (s != NULL && sequence_append(s, o, &err) != 0)
+        engine_fault(e, s, err.text);
+}
+
+int engine_order(struct engine *e, const void *order, int fd)
+{
+    uint32_t kind;
+    struct sequence *s;
+
+    memcpy(&kind, order, sizeof(kind));
+    switch (kind) {
+    case ORDER_HELLO:
+        log_warn("a second hello was ignored");
+        break;
+    case ORDER_MODEL:
+        order_model(e, order, fd);
+        break;
+    case ORDER_LOAD:
+        order_load(e, order);
+        break;
+    case ORDER_UNLOAD:
+        order_unload(e, order);
+        break;
+    case ORDER_SEQ_OPEN:
+        order_open(e, order);
+        break;
+    case ORDER_SEQ_TOKENS:
+        order_tokens(e, order);
+        break;
+    case ORDER_SEQ_CLOSE:
+        s = sequence_find(&e->sequences, ((const struct order_ref *)order)->seq);
+        if (s != NULL)
+            sequence_close(&e->sequences, s);
+        break;
+    case ORDER_TURN:
+        turn_queue(e, order);
+        break;
+    case ORDER_QUIT:
+        return 1;
+    default:
+        break; /* channel_check() lets no other kind pass */
+    }
+    return 0;
+}
+
+static int create_parts(struct engine *e, const struct order_hello *hello, struct error *err)
+{
+    e->arena = arena_create(hello->memory_bytes, err);
+    if (e->arena == NULL)
+        return -1;
+    e->pages = pages_create(e->arena, err);
+    if (e->pages == NULL)
+        return -1;
+    sequence_list_init(&e->sequences, e->pages);
+    e->residency.arena = e->arena;
+    e->residency.notify = send_residency;
+    e->residency.context = e;
+    e->sampler = sampler_create(err);
+    if (e->sampler == NULL)
+        return -1;
+    e->device = device_create(hello->threads, STEP_ROWS_MAX, ENGINE_COLS_MAX, err);
+    return e->device == NULL ? -1 : 0;
+}
+
+struct engine *engine_create(int fd, const struct order_hello *hello, struct error *err)
+{
+    struct event_ready event = {.kind = EVENT_READY, .version = ORDER_VERSION};
+    struct engine *e;
+
+    if (hello->version != ORDER_VERSION) {
+        error_set(err, STATUS_UNSUPPORTED,
+                  "the daemon speaks version %" PRIu32 " of the engine protocol, this engine %u: "
+                  "install both from one release",
+                  hello->version, ORDER_VERSION);
+        return NULL;
+    }
+    if (hello->max_batch > ENGINE_BATCH_MAX || hello->threads > THREADS_MAX) {
+        error_set(err, STATUS_INVALID,
+                  "MaxBatch=%" PRIu32 " Threads=%" PRIu32 ": at most %u and %u are supported",
+                  hello->max_batch, hello->threads, ENGINE_BATCH_MAX, THREADS_MAX);
+        return NULL;
+    }
+    e = calloc(1, sizeof(*e));
+    if (e == NULL) {
+        error_set(err, STATUS_NOMEM, "no memory for an engine");
+        return NULL;
+    }
+    e->channel.fd = fd;
+    e->max_batch = hello->max_batch == 0 ? BATCH_DEFAULT : hello->max_batch;
+    e->chunk_rows = STEP_ROWS_MAX;
+    memcpy(e->instance, hello->instance, sizeof(e->instance));
+    if (create_parts(e, hello, err) != 0) {
+        engine_destroy(e);
+        return NULL;
+    }
+    event.memory_bytes = arena_handles(e->arena) * ARENA_HANDLE_BYTES;
+    event.handle_bytes = ARENA_HANDLE_BYTES;
+    snprintf(event.device, sizeof(event.device), "%s", device_name(e->device));
+    engine_send(e, &event, sizeof(event));
+    return e;
+}
+
+void engine_destroy(struct engine *e)
+{
+    if (e == NULL)
+        return;
+    if (e->pages != NULL && e->sequences.pool != NULL)
+        sequence_list_clear(&e->sequences);
+    e->residency.notify = NULL;
+    residency_clear(&e->residency);
+    pages_destroy(e->pages);
+    arena_destroy(e->arena);
+    device_destroy(e->device);
+    sampler_destroy(e->sampler);
+    workspace_clear(&e->workspace);
+    step_clear(&e->step);
+    free(e);
+}
+
+/* Take what has come; sleep first if there is no turn to run.  1: the end. */
+static int take_orders(struct engine *e)
+{
+    struct error err = {0};
+    int fd;
+
+    for (int wait = e->turn_count == 0;; wait = e->turn_count == 0) {
+        int quit = 0;
+        switch (channel_receive(&e->channel, wait, &fd, &err)) {
+        case CHANNEL_NONE:
+            return 0;
+        case CHANNEL_CLOSED:
+            return 1;
+        case CHANNEL_REFUSED:
+            log_error("instance %s: refused from the daemon: %s", e->instance, err.text);
+            break;
+        case CHANNEL_MESSAGE:
+            quit = engine_order(e, e->channel.buffer, fd);
+            if (fd >= 0)
+                close(fd);
+            break;
+        }
+        if (quit || e->gone)
+            return 1;
+    }
+}
+
+int engine_serve(int fd, struct error *err)
+{
+    struct channel *ch = calloc(1, sizeof(*ch));
+    struct order_hello hello;
+    struct engine *e;
+    int with = -1;
+
+    if (ch == NULL)
+        return error_set(err, STATUS_NOMEM, "no memory for the channel");
+    ch->fd = fd;
+    enum channel_result got = channel_receive(ch, 1, &with, err);
+    memcpy(&hello, ch->buffer, sizeof(hello));
+    free(ch);
+    if (with >= 0)
+        close(with);
+    if (got == CHANNEL_CLOSED)
+        return 0;
+    if (got != CHANNEL_MESSAGE)
+        return -1;
+    if (hello.kind != ORDER_HELLO)
+        return error_set(err, STATUS_INVALID, "the first order must be hello, not kind %" PRIu32,
+                         hello.kind);
+    e = engine_create(fd, &hello, err);
+    if (e == NULL)
+        return -1;
+    log_info("instance %s: %s, %" PRIu64 " MiB", e->instance, device_name(e->device),
+             arena_handles(e->arena) * ARENA_HANDLE_BYTES >> 20);
+    while (!e->gone && !take_orders(e))
+        turn_advance(e);
+    engine_destroy(e);
+    return 0;
+}

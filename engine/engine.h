@@ -1,0 +1,58 @@
+/*
+ * engine.h - an engine: everything between its channel and its device
+ *
+ * One thread.  Orders are taken between steps; with no turn to run, the engine sleeps on the
+ * channel.
+ */
+#ifndef MP_ENGINE_ENGINE_H
+#define MP_ENGINE_ENGINE_H
+
+#include "engine/channel.h"
+#include "engine/sampler.h"
+#include "engine/step.h"
+
+#define ENGINE_TURNS_MAX 2u
+#define ENGINE_BATCH_MAX STEP_ROWS_MAX
+
+struct turn {
+    struct order_turn order;
+    uint32_t steps;
+    uint64_t step_us, switch_us, switch_bytes;
+};
+
+struct engine {
+    struct channel channel;
+    char instance[64];
+    uint32_t max_batch;
+    uint32_t chunk_rows; /* of a step: STEP_ROWS_MAX, less in tests */
+    struct device *device;
+    struct arena *arena;
+    struct pages *pages;
+    struct residency residency;
+    struct sequence_list sequences;
+    struct workspace workspace;
+    struct step step;
+    struct sampler *sampler;
+    struct turn turns[ENGINE_TURNS_MAX]; /* the first one runs */
+    uint32_t turn_count;
+    int gone; /* the daemon hung up */
+};
+
+/* Everything but models: device, arena, pools.  Needs a hello of our version: UNSUPPORTED else. */
+struct engine *engine_create(int fd, const struct order_hello *hello, struct error *err);
+void engine_destroy(struct engine *e);
+
+/* Take one checked order, with the descriptor that came with it (-1: none; not kept).  What cannot
+ * be done is answered by an event, or logged where there is none.  1: it was ORDER_QUIT. */
+int engine_order(struct engine *e, const void *order, int fd);
+
+/* Send an event; notes when the daemon is gone. */
+void engine_send(struct engine *e, const void *event, size_t len);
+/* Send EVENT_SEQ_FAULT and forget the sequence. */
+void engine_fault(struct engine *e, struct sequence *s, const char *text);
+
+/* Read ORDER_HELLO from the socket and serve until ORDER_QUIT or the end of the channel: 0.  -1: it
+ * could not start, or was spoken to wrongly. */
+int engine_serve(int fd, struct error *err);
+
+#endif

@@ -1,0 +1,155 @@
+/*
+ * body_attention.h - causal grouped-query attention over pages
+ *
+ * Included by portable.c and avx2.c behind body_row.h.
+ *
+ * Online softmax (Milakov and Gimelshein, 2018) over blocks of positions that begin at multiples of
+ * the block's length, in ascending order.  What a token computes thus depends on its position and
+ * the keys and values before it alone, whether it was decoded or part of a prompt's chunk.  Scores
+ * come eight positions at a time, lane = position mod 8; lanes past the token count as minus
+ * infinity.  The query heads that share a key head go through a block together, while it is in cache.
+ */
+
+/* One query head's running state; acc[head_dim] lies elsewhere. */
+struct softmax {
+    v8 sum;    /* of exp(score - max), by lane */
+    float max; /* of the scores so far */
+};
+
+/* Scores of `count` positions into p, padded to a multiple of 8 with minus infinity; their maximum.
+ */
+static float block_scores(float *p, const float *q, const float *keys, uint32_t count, uint32_t dim,
+                          float scale)
+{
+    v8 largest = v_set(-INFINITY);
+
+    for (uint32_t t = 0; t < count; t += 8) {
+        const float *key[8];
+        v8 acc[8], s;
+        uint32_t i = 0;
+        /* Positions past the last one have no key yet: read the last one's again. */
+        for (uint32_t l = 0; l < 8; l++) {
+            key[l] = keys + (size_t)(t + l < count ? t + l : count - 1) * dim;
+            acc[l] = v_set(0);
+        }
+        for (; i + 8 <= dim; i += 8) {
+            v8 qv = v_load(q + i);
+            UNROLL for (uint32_t l = 0; l < 8; l++)
+                acc[l] = v_fma(v_load(key[l] + i), qv, acc[l]);
+        }
+        if (i < dim) {
+            v8 qv = v_load_part(q + i, dim - i);
+            for (uint32_t l = 0; l < 8; l++)
+                acc[l] = v_fma(v_load_part(key[l] + i, dim - i), qv, acc[l]);
+        }
+        s = v_mul(v_sums(acc), v_set(scale));
+        if (count - t < 8)
+            s = v_first(s, v_set(-INFINITY), count - t);
+        largest = v_max(largest, s);
+        v_store(p + t, s);
+    }
+    return v_largest(largest);
+}
+
+/* acc[0..8n) = acc * keep + sum of p[t] * values[t], t ascending. */
+VEC_FN void add_values(float *acc, const float *p, const float *values, uint32_t count,
+                       uint32_t dim, float keep, const uint32_t n)
+{
+    v8 a[8];
+
+    UNROLL for (uint32_t i = 0; i < n; i++)
+        a[i] = v_mul(v_load(acc + 8 * i), v_set(keep));
+    for (uint32_t t = 0; t < count; t++) {
+        v8 pt = v_set(p[t]);
+        UNROLL for (uint32_t i = 0; i < n; i++)
+            a[i] = v_fma(pt, v_load(values + (size_t)t * dim + 8 * i), a[i]);
+    }
+    UNROLL for (uint32_t i = 0; i < n; i++)
+        v_store(acc + 8 * i, a[i]);
+}
+
+static void block_values(float *acc, const float *p, const float *values, uint32_t count,
+                         uint32_t dim, float keep)
+{
+    uint32_t i = 0;
+
+    for (; i + 64 <= dim; i += 64)
+        add_values(acc + i, p, values + i, count, dim, keep, 8);
+    for (; i + 8 <= dim; i += 8)
+        add_values(acc + i, p, values + i, count, dim, keep, 1);
+    if (i < dim) {
+        v8 a = v_mul(v_load_part(acc + i, dim - i), v_set(keep));
+        for (uint32_t t = 0; t < count; t++)
+            a = v_fma(v_set(p[t]), v_load_part(values + (size_t)t * dim + i, dim - i), a);
+        v_store_part(acc + i, a, dim - i);
+    }
+}
+
+static void attend_block(struct softmax *s, float *acc, const float *q, const float *keys,
+                         const float *values, uint32_t count, uint32_t dim, float scale)
+{
+    float p[ATTENTION_BLOCK];
+    float block_max = block_scores(p, q, keys, count, dim, scale);
+    float max = s->max > block_max ? s->max : block_max;
+    float keep[8];
+
+    v_store(keep, v_exp(v_set(s->max - max)));
+    s->sum = v_mul(s->sum, v_set(keep[0]));
+    for (uint32_t t = 0; t < count; t += 8) {
+        v8 e = v_exp(v_sub(v_load(p + t), v_set(max)));
+        s->sum = v_add(s->sum, e);
+        v_store(p + t, e);
+    }
+    s->max = max;
+    block_values(acc, p, values, count, dim, keep[0]);
+}
+
+/* Query heads that go through a block together; a larger group takes several turns. */
+#define GROUP_AT_ONCE 16u
+
+/* n <= GROUP_AT_ONCE query heads of one key head for the token at pos; out, q: the first of them. */
+static void attend(const struct attention_job *job, const struct attn_row *seq, uint32_t pos,
+                   uint32_t kv_head, float *out, const float *q, uint32_t n)
+{
+    const struct kv_layout *kv = job->kv;
+    uint32_t dim = kv->head_dim;
+    uint32_t length = kv->page_tokens < ATTENTION_BLOCK ? kv->page_tokens : ATTENTION_BLOCK;
+    struct softmax heads[GROUP_AT_ONCE];
+
+    for (uint32_t g = 0; g < n; g++)
+        heads[g] = (struct softmax){v_set(0), -INFINITY};
+    memset(out, 0, (size_t)n * dim * sizeof(float));
+    for (uint32_t start = 0; start <= pos; start += length) {
+        size_t slot = start % kv->page_tokens;
+        uint32_t count = pos + 1 - start < length ? pos + 1 - start : length;
+        const float *keys = page_rows(kv, job->layer, seq, job->pages, 0, kv_head, start);
+        const float *values = page_rows(kv, job->layer, seq, job->pages, 1, kv_head, start);
+        for (uint32_t g = 0; g < n; g++)
+            attend_block(&heads[g], out + (size_t)g * dim, q + (size_t)g * dim, keys + slot * dim,
+                         values + slot * dim, count, dim, job->scale);
+    }
+    for (uint32_t g = 0; g < n; g++) {
+        float sum = v_sum(heads[g].sum);
+        for (uint32_t i = 0; i < dim; i++)
+            out[(size_t)g * dim + i] /= sum;
+    }
+}
+
+static void attention_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct attention_job *job = arg;
+    const struct kv_layout *kv = job->kv;
+    uint32_t group = job->q_heads / kv->kv_heads, token;
+
+    (void)worker;
+    for (uint32_t item = begin; item < end; item++) {
+        const struct attn_row *seq = find_row(job->seqs, item / kv->kv_heads, &token);
+        size_t first = (size_t)(seq->first_row + token) * job->q_heads;
+        uint32_t kv_head = item % kv->kv_heads;
+        for (uint32_t g = 0; g < group; g += GROUP_AT_ONCE) {
+            uint32_t n = group - g < GROUP_AT_ONCE ? group - g : GROUP_AT_ONCE;
+            size_t at = (first + (size_t)kv_head * group + g) * kv->head_dim;
+            attend(job, seq, seq->first_pos + token, kv_head, job->out + at, job->q + at, n);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+/*
+ * body_matmul.h - embedding rows and matrix products
+ *
+ * Included by portable.c and avx2.c behind body_decode.h.
+ *
+ * The order of summation of every output element, in every path below: lane l of one accumulator
+ * adds the products of columns k = l mod 8 in ascending order, then v_sum().  A row of x alone
+ * multiplies weights as they are decoded, four output rows at a time, so that four chains of
+ * additions overlap; several rows of x share weights that were decoded into scratch once.
+ */
+
+/* Rows of x, and output rows, that one register tile covers: 12 accumulators. */
+#define TILE_X 3u
+#define TILE_W 4u
+
+typedef void decode_fn(float *out, enum dtype dtype, const uint8_t *row, uint32_t cols);
+typedef void dot_fn(float out[TILE_W], enum dtype dtype, const uint8_t *rows, uint64_t row_bytes,
+                    const float *x, uint32_t cols);
+
+/* Sums of n <= TILE_W output rows against one row of x.  Rows are short and memory is far: the next n
+ * rows are fetched meanwhile (a prefetch past the end of the matrix does nothing). */
+#define DOT_BODY(LOAD, n)                                                                          \
+    v8 acc[n], w[4];                                                                               \
+    float tail[32];                                                                                \
+    uint32_t groups = cols / 32, rest = cols % 32;                                                 \
+    const uint8_t *ahead = rows + n * row_bytes;                                                   \
+    size_t step = groups ? n * row_bytes / groups : 0;                                             \
+    for (int j = 0; j < n; j++)                                                                    \
+        acc[j] = v_set(0);                                                                         \
+    for (size_t g = 0; g < groups; g++) {                                                          \
+        for (size_t o = 0; o < step; o += 64)                                                      \
+            __builtin_prefetch(ahead + g * step + o);                                              \
+        v8 x0 = v_load(x + 32 * g), x1 = v_load(x + 32 * g + 8);                                   \
+        v8 x2 = v_load(x + 32 * g + 16), x3 = v_load(x + 32 * g + 24);                             \
+        UNROLL for (int j = 0; j < n; j++)                                                         \
+        {                                                                                          \
+            LOAD(w, rows + (size_t)j * row_bytes, g);                                              \
+            acc[j] = v_fma(w[0], x0, acc[j]);                                                      \
+            acc[j] = v_fma(w[1], x1, acc[j]);                                                      \
+            acc[j] = v_fma(w[2], x2, acc[j]);                                                      \
+            acc[j] = v_fma(w[3], x3, acc[j]);                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    for (int j = 0; j < n; j++) {                                                                  \
+        if (rest)                                                                                  \
+            load_tail(tail, dtype, rows + (size_t)j * row_bytes, groups, rest);                    \
+        for (uint32_t k = 0; k < rest; k += 8) {                                                   \
+            const float *xk = x + 32 * groups + k;                                                 \
+            v8 xv = rest - k < 8 ? v_load_part(xk, rest - k) : v_load(xk);                         \
+            acc[j] = v_fma(v_load(tail + k), xv, acc[j]);                                          \
+        }                                                                                          \
+        out[j] = v_sum(acc[j]);                                                                    \
+    }
+
+#define CODEC(name)                                                                                \
+    static void dot1_##name(float out[TILE_W], enum dtype dtype, const uint8_t *rows,              \
+                            uint64_t row_bytes, const float *x, uint32_t cols)                     \
+    {                                                                                              \
+        DOT_BODY(load_##name, 1)                                                                   \
+    }                                                                                              \
+    static void dot4_##name(float out[TILE_W], enum dtype dtype, const uint8_t *rows,              \
+                            uint64_t row_bytes, const float *x, uint32_t cols)                     \
+    {                                                                                              \
+        DOT_BODY(load_##name, 4)                                                                   \
+    }                                                                                              \
+    static void decode_##name(float *out, enum dtype dtype, const uint8_t *row, uint32_t cols)     \
+    {                                                                                              \
+        uint32_t groups = cols / 32, rest = cols % 32;                                             \
+        float tail[32];                                                                            \
+        v8 w[4];                                                                                   \
+        for (size_t g = 0; g < groups; g++) {                                                      \
+            load_##name(w, row, g);                                                                \
+            UNROLL for (int i = 0; i < 4; i++)                                                        \
+                v_store(out + 32 * g + 8 * i, w[i]);                                               \
+        }                                                                                          \
+        if (rest) {                                                                                \
+            load_tail(tail, dtype, row, groups, rest);                                             \
+            memcpy(out + 32 * (size_t)groups, tail, rest * sizeof(float));                         \
+        }                                                                                          \
+    }
+
+CODEC(f32)
+CODEC(f16)
+CODEC(bf16)
+CODEC(q4_0)
+CODEC(q4_1)
+CODEC(q5_0)
+CODEC(q5_1)
+CODEC(q8_0)
+CODEC(q4_k)
+CODEC(q5_k)
+CODEC(q6_k)
+
+struct codec {
+    decode_fn *decode;
+    dot_fn *dot1, *dot4;
+};
+
+static const struct codec *codec(enum dtype dtype)
+{
+#define ENTRY(name) {decode_##name, dot1_##name, dot4_##name}
+    static const struct codec codecs[] = {
+        [DTYPE_F32] = ENTRY(f32),   [DTYPE_F16] = ENTRY(f16),   [DTYPE_BF16] = ENTRY(bf16),
+        [DTYPE_Q4_0] = ENTRY(q4_0), [DTYPE_Q4_1] = ENTRY(q4_1), [DTYPE_Q5_0] = ENTRY(q5_0),
+        [DTYPE_Q5_1] = ENTRY(q5_1), [DTYPE_Q8_0] = ENTRY(q8_0), [DTYPE_Q4_K] = ENTRY(q4_k),
+        [DTYPE_Q5_K] = ENTRY(q5_k), [DTYPE_Q6_K] = ENTRY(q6_k),
+    };
+#undef ENTRY
+    return &codecs[dtype];
+}
+
+static void embed_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct embed_job *job = arg;
+    const struct weight *table = job->table;
+    uint64_t row_bytes = dtype_row_bytes(table->dtype, table->cols);
+    const struct codec *c = codec(table->dtype);
+
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        float *out = job->out + r * table->cols;
+        c->decode(out, table->dtype, (const uint8_t *)table->data + job->tokens[r] * row_bytes,
+                  table->cols);
+        for (uint32_t i = 0; i < table->cols; i++)
+            out[i] *= job->scale;
+    }
+}
+
+/* out[r][j] for nw output rows and nx rows of x; w: decoded, stride cols. */
+VEC_FN void tile(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
+                 const float *bias, const uint32_t nw, const uint32_t nx)
+{
+    v8 acc[TILE_W * TILE_X], xv[TILE_X], wv;
+    uint32_t k = 0;
+
+    for (uint32_t i = 0; i < TILE_W * TILE_X; i++)
+        acc[i] = v_set(0);
+    for (; k + 8 <= cols; k += 8) {
+        UNROLL for (uint32_t r = 0; r < nx; r++)
+            xv[r] = v_load(x + (size_t)r * cols + k);
+        UNROLL for (uint32_t j = 0; j < nw; j++)
+        {
+            wv = v_load(w + (size_t)j * cols + k);
+            UNROLL for (uint32_t r = 0; r < nx; r++)
+                acc[j * TILE_X + r] = v_fma(wv, xv[r], acc[j * TILE_X + r]);
+        }
+    }
+    if (k < cols) {
+        UNROLL for (uint32_t j = 0; j < nw; j++)
+        {
+            wv = v_load_part(w + (size_t)j * cols + k, cols - k);
+            UNROLL for (uint32_t r = 0; r < nx; r++)
+                acc[j * TILE_X + r] = v_fma(
+                    wv, v_load_part(x + (size_t)r * cols + k, cols - k), acc[j * TILE_X + r]);
+        }
+    }
+    UNROLL for (uint32_t j = 0; j < nw; j++)
+        UNROLL for (uint32_t r = 0; r < nx; r++)
+            out[(size_t)r * out_cols + j] = v_sum(acc[j * TILE_X + r]) + (bias ? bias[j] : 0);
+}
+
+static void tile_4x3(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
+                     const float *bias)
+{
+    tile(out, out_cols, w, x, cols, bias, 4, 3);
+}
+
+static void tile_1x3(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
+                     const float *bias)
+{
+    tile(out, out_cols, w, x, cols, bias, 1, 3);
+}
+
+static void tile_4x1(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
+                     const float *bias)
+{
+    tile(out, out_cols, w, x, cols, bias, 4, 1);
+}
+
+static void tile_1x1(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
+                     const float *bias)
+{
+    tile(out, out_cols, w, x, cols, bias, 1, 1);
+}
+
+/* Output rows [begin, begin + n) for all rows of x; w: their decoded weights. */
+static void block(const struct matmul_job *job, const float *w, uint32_t begin, uint32_t n)
+{
+    uint32_t cols = job->w->cols, out_cols = job->w->rows, nx;
+
+    for (uint32_t r = 0; r < job->rows; r += nx) {
+        const float *x = job->x + (size_t)r * cols;
+        nx = job->rows - r >= TILE_X ? TILE_X : 1;
+        for (uint32_t j = 0, nw; j < n; j += nw) {
+            float *out = job->out + (size_t)r * out_cols + begin + j;
+            const float *bias = job->bias ? job->bias + begin + j : NULL;
+            const float *wj = w + (size_t)j * cols;
+            nw = n - j >= TILE_W ? TILE_W : 1;
+            if (nw == TILE_W)
+                (nx == TILE_X ? tile_4x3 : tile_4x1)(out, out_cols, wj, x, cols, bias);
+            else
+                (nx == TILE_X ? tile_1x3 : tile_1x1)(out, out_cols, wj, x, cols, bias);
+        }
+    }
+}
+
+/* One row of x: output rows [begin, end). */
+static void vector(const struct matmul_job *job, uint32_t begin, uint32_t end)
+{
+    const struct weight *w = job->w;
+    const struct codec *c = codec(w->dtype);
+    float sums[TILE_W];
+
+    for (uint32_t j = begin, n; j < end; j += n) {
+        const uint8_t *rows = (const uint8_t *)w->data + j * job->row_bytes;
+        n = end - j >= TILE_W ? TILE_W : 1;
+        (n == TILE_W ? c->dot4 : c->dot1)(sums, w->dtype, rows, job->row_bytes, job->x, w->cols);
+        for (uint32_t i = 0; i < n; i++)
+            job->out[j + i] = sums[i] + (job->bias ? job->bias[j + i] : 0);
+    }
+}
+
+static void matmul_range(const void *arg, uint32_t worker, uint32_t first, uint32_t last)
+{
+    const struct matmul_job *job = arg;
+    const struct weight *w = job->w;
+    const struct codec *c = codec(w->dtype);
+    float *scratch = job->scratch.data + worker * job->scratch.stride;
+
+    for (uint32_t b = first; b < last; b++) {
+        uint32_t begin = b * MATMUL_BLOCK;
+        uint32_t n = w->rows - begin < MATMUL_BLOCK ? w->rows - begin : MATMUL_BLOCK;
+        const uint8_t *rows = (const uint8_t *)w->data + begin * job->row_bytes;
+        if (job->rows == 1) {
+            vector(job, begin, begin + n);
+            continue;
+        }
+        for (uint32_t j = 0; j < n; j++)
+            c->decode(scratch + (size_t)j * w->cols, w->dtype, rows + j * job->row_bytes, w->cols);
+        block(job, scratch, begin, n);
+    }
+}

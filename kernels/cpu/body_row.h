@@ -1,0 +1,147 @@
+/*
+ * body_row.h - operations on the rows of activations: norms, SwiGLU, rotary embedding
+ *
+ * Included by portable.c and avx2.c behind their vectors.  The last, partial vector of a row holds
+ * zeros behind the row's end and goes through the same arithmetic.
+ */
+
+/* e^x: x = n ln2 + r with ln2 in two parts (Cody and Waite), a polynomial of degree 6 in |r| <= ln2/2
+ * (Taylor's, 2^-23 relative), 2^n by the exponent.  0 below -87.3, where results would be subnormal;
+ * e^88 above 88; NaN stays NaN. */
+VEC_FN v8 v_exp(v8 x)
+{
+    const v8 shift = v_set(0x1.8p23f);
+    v8 c = v_max(v_set(-87.3f), v_min(v_set(88.0f), x));
+    v8 shifted = v_fma(c, v_set(0x1.715476p0f), shift);
+    v8 n = v_sub(shifted, shift);
+    v8 r = v_fma(n, v_set(-0x1.62e4p-1f), c);
+    r = v_fma(n, v_set(-0x1.7f7d1cp-20f), r);
+
+    v8 p = v_set(1.0f / 720);
+    p = v_fma(p, r, v_set(1.0f / 120));
+    p = v_fma(p, r, v_set(1.0f / 24));
+    p = v_fma(p, r, v_set(1.0f / 6));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_fma(p, r, v_set(1.0f));
+    p = v_fma(p, r, v_set(1.0f));
+    return v_keep_from(v_scale_exp(p, shifted), x, -87.3f);
+}
+
+VEC_FN v8 load_upto(const float *p, uint32_t left)
+{
+    return left >= 8 ? v_load(p) : v_load_part(p, left);
+}
+
+VEC_FN void store_upto(float *p, v8 a, uint32_t left)
+{
+    if (left >= 8)
+        v_store(p, a);
+    else
+        v_store_part(p, a, left);
+}
+
+static void norm_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct norm_job *job = arg;
+    uint32_t cols = job->cols;
+
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        const float *x = job->x + r * cols;
+        float *out = job->out + r * cols;
+        v8 squares = v_set(0);
+        for (uint32_t i = 0; i < cols; i += 8) {
+            v8 a = load_upto(x + i, cols - i);
+            if (job->sum) {
+                a = v_add(a, load_upto(job->y + r * cols + i, cols - i));
+                store_upto(job->sum + r * cols + i, a, cols - i);
+            }
+            squares = v_fma(a, a, squares);
+        }
+        v8 scale = v_set(1 / sqrtf(v_sum(squares) / (float)cols + job->eps));
+        for (uint32_t i = 0; i < cols; i += 8) {
+            v8 a = v_mul(load_upto(x + i, cols - i), scale);
+            store_upto(out + i, v_mul(a, load_upto(job->w + i, cols - i)), cols - i);
+        }
+    }
+}
+
+static void swiglu_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct swiglu_job *job = arg;
+    uint32_t cols = job->cols;
+
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        const float *gate = job->gate_up + r * 2 * cols, *up = gate + cols;
+        for (uint32_t i = 0; i < cols; i += 8) {
+            v8 g = load_upto(gate + i, cols - i);
+            v8 silu = v_div(g, v_add(v_set(1), v_exp(v_sub(v_set(0), g))));
+            store_upto(job->out + r * cols + i, v_mul(silu, load_upto(up + i, cols - i)),
+                       cols - i);
+        }
+    }
+}
+
+/* Which sequence the step's item-th row belongs to, and its number within: rows are counted through
+ * the sequences in their order. */
+VEC_FN const struct attn_row *find_row(const struct attn_row *seqs, uint32_t item, uint32_t *token)
+{
+    while (item >= seqs->count)
+        item -= (seqs++)->count;
+    *token = item;
+    return seqs;
+}
+
+/* The key or value vectors of a head in the page that holds position pos. */
+VEC_FN float *page_rows(const struct kv_layout *kv, uint32_t layer, const struct attn_row *seq,
+                        void *const *pages, uint32_t which, uint32_t head, uint32_t pos)
+{
+    char *page = pages[seq->table + pos / kv->page_tokens];
+    size_t row = ((size_t)which * kv->kv_heads + head) * kv->page_tokens;
+    return (float *)(void *)(page + layer * kv->layer_bytes) + row * kv->head_dim;
+}
+
+VEC_FN void rotate_head(float *x, const struct rope *rope, const float *cosines, const float *sines)
+{
+    uint32_t half = rope->dims / 2;
+    uint32_t step = rope->interleaved ? 2 : 1, other = rope->interleaved ? 1 : half;
+
+    for (uint32_t i = 0; i < half; i++) {
+        float a = x[i * step], b = x[i * step + other];
+        x[i * step] = a * cosines[i] - b * sines[i];
+        x[i * step + other] = a * sines[i] + b * cosines[i];
+    }
+}
+
+static void rope_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct rope_job *job = arg;
+    const struct kv_layout *kv = job->kv;
+    size_t dim = kv->head_dim;
+    uint32_t half = job->rope->dims / 2, token;
+    float *cosines = job->scratch.data + worker * job->scratch.stride, *sines = cosines + half;
+
+    for (uint32_t item = begin; item < end; item++) {
+        const struct attn_row *seq = find_row(job->seqs, item, &token);
+        size_t row = seq->first_row + token;
+        uint32_t pos = seq->first_pos + token, slot = pos % kv->page_tokens;
+        for (uint32_t i = 0; i < half; i++) {
+            /* In double: an angle of float32 is off by 1e-3 at position 10,000. */
+            double s, c;
+            sincos(pos * job->frequencies[i], &s, &c);
+            cosines[i] = (float)c;
+            sines[i] = (float)s;
+        }
+        for (size_t h = 0; h < job->q_heads; h++)
+            rotate_head(job->q + (row * job->q_heads + h) * dim, job->rope, cosines, sines);
+        for (uint32_t h = 0; h < kv->kv_heads; h++) {
+            float *k = job->k + (row * kv->kv_heads + h) * dim;
+            rotate_head(k, job->rope, cosines, sines);
+            memcpy(page_rows(kv, job->layer, seq, job->pages, 0, h, pos) + slot * dim, k,
+                   dim * sizeof(float));
+            memcpy(page_rows(kv, job->layer, seq, job->pages, 1, h, pos) + slot * dim,
+                   job->v + (row * kv->kv_heads + h) * dim, dim * sizeof(float));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+/*
+ * device.c - the CPU as a device: its instruction set, threads and scratch memory
+ */
+#include "kernels/cpu/device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#define COLS_MAX (1u << 20) /* no architecture has wider activations; bounds the scratch */
+
+static const struct isa *best_isa(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c = 0, d;
+    /* The compilers' checks include whether the kernel saves the wide registers; clang 14 does not
+     * know "f16c", so ask the CPU. */
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C))
+        return &isa_avx2;
+#endif
+    return &isa_portable;
+}
+
+static struct device *create(const struct isa *isa, uint32_t threads, uint32_t cols_max,
+                             struct error *err)
+{
+    struct device *d = NULL, *rv = NULL;
+    size_t bytes;
+
+    if (cols_max == 0 || cols_max > COLS_MAX) {
+        error_set(err, STATUS_INVALID, "activations of %u columns: 1 to %u", cols_max, COLS_MAX);
+        goto out;
+    }
+    d = calloc(1, sizeof(*d));
+    if (!d) {
+        error_set(err, STATUS_NOMEM, "no memory for a device");
+        goto out;
+    }
+    d->isa = isa;
+    d->cols_max = cols_max;
+    d->pool = pool_create(threads, err);
+    if (!d->pool)
+        goto out;
+    threads = pool_threads(d->pool);
+    d->scratch.stride = SCRATCH_FLOATS(cols_max);
+    bytes = d->scratch.stride * sizeof(float) * threads;
+    d->scratch.data = aligned_alloc(64, bytes);
+    d->frequencies = malloc((cols_max / 2 + 1) * sizeof(*d->frequencies));
+    if (!d->scratch.data || !d->frequencies) {
+        error_set(err, STATUS_NOMEM, "no memory for %zu bytes of scratch: %u threads", bytes,
+                  threads);
+        goto out;
+    }
+    snprintf(d->name, sizeof(d->name), "cpu %s, %u thread%s", isa->name, threads,
+             threads == 1 ? "" : "s");
+    rv = d;
+    d = NULL;
+out:
+    device_destroy(d);
+    return rv;
+}
+
+struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_max,
+                             struct error *err)
+{
+    /* Scratch is per thread and depends on the width alone. */
+    (void)rows_max;
+    return create(best_isa(), threads, cols_max, err);
+}
+
+struct device *device_create_isa(const char *isa, uint32_t threads, uint32_t cols_max,
+                                 struct error *err)
+{
+    if (strcmp(isa, "portable") == 0)
+        return create(&isa_portable, threads, cols_max, err);
+    if (strcmp(isa, best_isa()->name) == 0)
+        return create(best_isa(), threads, cols_max, err);
+    error_set(err, STATUS_UNSUPPORTED, "this CPU has no %s", isa);
+    return NULL;
+}
+
+void device_destroy(struct device *d)
+{
+    if (!d)
+        return;
+    pool_destroy(d->pool);
+    free(d->scratch.data);
+    free(d->frequencies);
+    free(d);
+}
+
+const char *device_name(const struct device *d)
+{
+    return d->name;
+}
+
+void device_sync(struct device *d)
+{
+    /* Every operation here returns when it is done. */
+    (void)d;
+}

@@ -1,0 +1,98 @@
+/*
+ * isa.h - the kernels of one instruction set, as functions over ranges of items
+ *
+ * ops.c fills a job and lets the pool call the function of the device's instruction set.  portable.c
+ * and avx2.c compile the same bodies (body_*.h) over their own eight-lane vectors (vec_*.h), so both
+ * sum in the same order; they differ only where fused multiply-add rounds once instead of twice.
+ */
+#ifndef MP_KERNELS_CPU_ISA_H
+#define MP_KERNELS_CPU_ISA_H
+
+#include "kernels/cpu/pool.h"
+#include "kernels/kernels.h"
+
+/* Before a loop over a constant, small number of vectors that must live in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 12")
+#endif
+
+/* Output rows that a matmul item covers; their decoded weights lie in a worker's scratch. */
+#define MATMUL_BLOCK 16u
+/* Positions that attention's online softmax takes at once, if a page holds as many. */
+#define ATTENTION_BLOCK 64u
+
+/* Scratch memory of the workers: worker i has floats [i * stride, (i + 1) * stride). */
+struct scratch {
+    float *data;
+    size_t stride;
+};
+
+struct embed_job { /* items: rows */
+    float *out;
+    const struct weight *table;
+    const uint32_t *tokens;
+    float scale;
+};
+
+struct norm_job { /* items: rows */
+    float *out, *sum; /* sum: x + y goes here, NULL for a plain norm */
+    const float *x, *y, *w;
+    uint32_t cols;
+    float eps;
+};
+
+struct matmul_job { /* items: blocks of MATMUL_BLOCK output rows */
+    float *out;
+    const float *x, *bias;
+    const struct weight *w;
+    uint64_t row_bytes;
+    uint32_t rows;
+    struct scratch scratch;
+};
+
+struct rope_job { /* items: rows; cos, sin: [rope->dims / 2] a row, in the worker's scratch */
+    float *q, *k;
+    const float *v;
+    uint32_t q_heads, layer, seq_count;
+    const struct rope *rope;
+    const double *frequencies; /* [rope->dims / 2] */
+    const struct kv_layout *kv;
+    const struct attn_row *seqs;
+    void *const *pages;
+    struct scratch scratch;
+};
+
+struct attention_job { /* items: rows * kv heads */
+    float *out;
+    const float *q;
+    uint32_t q_heads, layer, seq_count;
+    float scale;
+    const struct kv_layout *kv;
+    const struct attn_row *seqs;
+    void *const *pages;
+    struct scratch scratch;
+};
+
+struct swiglu_job { /* items: rows */
+    float *out;
+    const float *gate_up;
+    uint32_t cols;
+};
+
+struct isa {
+    const char *name;
+    pool_fn *embed, *norm, *matmul, *rope, *attention, *swiglu;
+};
+
+extern const struct isa isa_portable;
+#if defined(__x86_64__)
+extern const struct isa isa_avx2;
+#endif
+
+/* Floats of scratch a worker needs for activations of at most cols_max columns: MATMUL_BLOCK decoded
+ * rows; attention's group of heads needs less. */
+#define SCRATCH_FLOATS(cols_max) ((size_t)MATMUL_BLOCK * (((size_t)(cols_max) + 63) & ~63ull) + 4096)
+
+#endif

@@ -1,0 +1,135 @@
+/*
+ * ops.c - kernels.h on the CPU: jobs for the pool
+ *
+ * Grains only trade the cost of claiming work against balance; no result depends on them.
+ */
+#include <assert.h>
+#include <math.h>
+
+#include "kernels/cpu/device.h"
+
+/* Elements of element-wise work that are worth a thread's while, some microseconds. */
+#define ELEMENTS_WORTH 8192u
+/* Multiplications that are. */
+#define PRODUCTS_WORTH (1u << 16)
+
+/* Items of `cost` each to reach `worth`, at least 1. */
+static uint32_t grain(uint64_t worth, uint64_t cost)
+{
+    return cost == 0 || cost >= worth ? 1 : (uint32_t)(worth / cost);
+}
+
+static uint32_t total_rows(const struct attn_row *seqs, uint32_t seq_count)
+{
+    uint32_t rows = 0;
+
+    for (uint32_t i = 0; i < seq_count; i++)
+        rows += seqs[i].count;
+    return rows;
+}
+
+void k_embed(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
+             uint32_t rows, float scale)
+{
+    struct embed_job job = {.out = out, .table = table, .tokens = tokens, .scale = scale};
+
+    pool_run(d->pool, d->isa->embed, &job, rows, grain(ELEMENTS_WORTH, table->cols));
+}
+
+void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
+               uint32_t cols, float eps)
+{
+    struct norm_job job = {.out = out, .x = x, .w = w, .cols = cols, .eps = eps};
+
+    pool_run(d->pool, d->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
+}
+
+void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
+                   uint32_t rows, uint32_t cols, float eps)
+{
+    struct norm_job job = {
+        .out = out, .sum = x, .x = x, .y = y, .w = w, .cols = cols, .eps = eps};
+
+    pool_run(d->pool, d->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
+}
+
+void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
+              const float *bias, uint32_t rows)
+{
+    struct matmul_job job = {
+        .out = out,
+        .x = x,
+        .bias = bias,
+        .w = w,
+        .row_bytes = dtype_row_bytes(w->dtype, w->cols),
+        .rows = rows,
+        .scratch = d->scratch,
+    };
+    uint32_t blocks = w->rows / MATMUL_BLOCK + (w->rows % MATMUL_BLOCK != 0);
+
+    assert(w->cols <= d->cols_max);
+    if (rows == 0)
+        return;
+    pool_run(d->pool, d->isa->matmul, &job, blocks,
+             grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols * rows));
+}
+
+void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+               const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
+               const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
+{
+    struct rope_job job = {
+        .q = q,
+        .k = k,
+        .v = v,
+        .q_heads = q_heads,
+        .layer = layer,
+        .seq_count = seq_count,
+        .rope = rope,
+        .frequencies = d->frequencies,
+        .kv = kv,
+        .seqs = seqs,
+        .pages = pages,
+        .scratch = d->scratch,
+    };
+    uint64_t cost = (uint64_t)(q_heads + kv->kv_heads) * kv->head_dim;
+
+    assert(rope->dims <= d->cols_max && rope->dims <= kv->head_dim);
+    for (uint32_t i = 0; i < rope->dims / 2; i++)
+        d->frequencies[i] = pow((double)rope->theta, -2.0 * i / rope->dims) /
+                            (rope->factors ? (double)rope->factors[i] : 1.0);
+    pool_run(d->pool, d->isa->rope, &job, total_rows(seqs, seq_count),
+             grain(ELEMENTS_WORTH, 4 * cost));
+}
+
+void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads, float scale,
+                 const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
+                 uint32_t seq_count, void *const *pages)
+{
+    struct attention_job job = {
+        .out = out,
+        .q = q,
+        .q_heads = q_heads,
+        .layer = layer,
+        .seq_count = seq_count,
+        .scale = scale,
+        .kv = kv,
+        .seqs = seqs,
+        .pages = pages,
+        .scratch = d->scratch,
+    };
+    uint64_t items = (uint64_t)total_rows(seqs, seq_count) * kv->kv_heads, products = 0;
+
+    for (uint32_t i = 0; i < seq_count; i++)
+        products += (uint64_t)seqs[i].count * (seqs[i].first_pos + seqs[i].count) * q_heads *
+                    kv->head_dim * 2;
+    pool_run(d->pool, d->isa->attention, &job, (uint32_t)items,
+             grain(PRODUCTS_WORTH, items ? products / items : 1));
+}
+
+void k_swiglu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols)
+{
+    struct swiglu_job job = {.out = out, .gate_up = gate_up, .cols = cols};
+
+    pool_run(d->pool, d->isa->swiglu, &job, rows, grain(ELEMENTS_WORTH, cols));
+}

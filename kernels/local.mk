@@ -1,0 +1,53 @@
+# kernels/: operations of a forward pass
+
+noinst_LIBRARIES += kernels/libkernels.a
+# No multiply and add may be fused but where the source says so: a result must not depend on which
+# copy of a loop the compiler fused.
+kernels_libkernels_a_CFLAGS = $(AM_CFLAGS) -ffp-contract=off
+kernels_libkernels_a_SOURCES = \
+	kernels/cpu/avx2.c \
+	kernels/cpu/body.h \
+	kernels/cpu/body_attention.h \
+	kernels/cpu/body_decode.h \
+	kernels/cpu/body_matmul.h \
+	kernels/cpu/body_row.h \
+	kernels/cpu/device.c \
+	kernels/cpu/device.h \
+	kernels/cpu/isa.h \
+	kernels/cpu/ops.c \
+	kernels/cpu/pool.c \
+	kernels/cpu/pool.h \
+	kernels/cpu/portable.c \
+	kernels/cpu/vec_avx2.h \
+	kernels/cpu/vec_portable.h \
+	kernels/dtype.c \
+	kernels/kernels.h
+
+# For tests only.
+noinst_LIBRARIES += kernels/libreference.a
+kernels_libreference_a_SOURCES = \
+	kernels/dequantize.c \
+	kernels/reference.c \
+	kernels/reference.h
+
+check_PROGRAMS += tests/unit/kernels_test
+TESTS += tests/unit/kernels_test
+tests_unit_kernels_test_SOURCES = tests/unit/kernels_test.c
+tests_unit_kernels_test_LDADD = \
+	kernels/libreference.a \
+	kernels/libkernels.a \
+	common/libcommon.a \
+	$(CMOCKA_LIBS) \
+	$(HWLOC_LIBS) \
+	-lm -lpthread
+
+check_PROGRAMS += tests/unit/sampler_test
+TESTS += tests/unit/sampler_test
+tests_unit_sampler_test_SOURCES = \
+	engine/sampler.c \
+	engine/sampler.h \
+	tests/unit/sampler_test.c
+tests_unit_sampler_test_LDADD = \
+	common/libcommon.a \
+	$(CMOCKA_LIBS) \
+	-lm

@@ -1,0 +1,255 @@
+#include "model/vocabulary.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/gguf_metadata.h"
+#include "model/utf8.h"
+
+#define TOKENS_MAX      (1u << 22)
+#define TEXT_BYTES_MAX  (1u << 16)
+#define TEXTS_BYTES_MAX (1u << 30)
+/* Load is at most one half, so honest tables stay far below this many steps a search. */
+#define PROBES_MAX 1024u
+
+/* The byte alphabet */
+
+static int is_own_letter(unsigned byte)
+{
+    return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
+
+/* A byte's character is itself (as Latin-1) if that is printable, else the next one from U+0100. */
+static void make_letters(struct vocabulary *v)
+{
+    unsigned next = 0x100;
+
+    for (unsigned byte = 0; byte < 256; byte++) {
+        unsigned code = is_own_letter(byte) ? byte : next++;
+        char *letter = v->letters[byte];
+
+        if (code < 0x80) {
+            letter[0] = (char)code;
+            letter[1] = '\0';
+        } else {
+            letter[0] = (char)(0xc0 | code >> 6);
+            letter[1] = (char)(0x80 | (code & 0x3f));
+            letter[2] = '\0';
+        }
+    }
+}
+
+/* The byte of a character of the alphabet, -1 for another one.  n is its length in UTF-8. */
+static int letter_byte(const char *s, int n)
+{
+    unsigned code = (unsigned char)s[0], spare = 0x100;
+
+    if (n > 2)
+        return -1;
+    if (n == 2)
+        code = (code & 0x1f) << 6 | ((unsigned char)s[1] & 0x3f);
+    if (code < 0x100)
+        return is_own_letter(code) ? (int)code : -1;
+    for (unsigned byte = 0; byte < 256; byte++)
+        if (!is_own_letter(byte) && spare++ == code)
+            return (int)byte;
+    return -1;
+}
+
+/* Undo the alphabet.  A text with a character from outside of it stands for itself. */
+static uint32_t decode_letters(const char *text, uint32_t len, char *out)
+{
+    uint32_t count = 0, n;
+
+    for (uint32_t at = 0; at < len; at += n) {
+        int byte;
+
+        n = (uint32_t)utf8_measure(text + at, len - at);
+        byte = letter_byte(text + at, (int)n);
+        if (byte < 0) {
+            memcpy(out, text, len);
+            return len;
+        }
+        out[count++] = (char)byte;
+    }
+    return count;
+}
+
+/* By text */
+
+static uint64_t hash_text(const char *text, size_t len)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, then a mix for the low bits */
+
+    for (size_t i = 0; i < len; i++)
+        h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
+    return h ^ h >> 29;
+}
+
+/* The slot of this text: taken by it, or free.  UINT64_MAX if the search is too long. */
+static uint64_t find_slot(const struct vocabulary *v, const char *text, size_t len)
+{
+    uint64_t slot = hash_text(text, len) & v->mask;
+
+    for (unsigned i = 0; i < PROBES_MAX; i++, slot = (slot + 1) & v->mask) {
+        const struct token *t;
+
+        if (v->slots[slot] == NO_TOKEN)
+            return slot;
+        t = &v->tokens[v->slots[slot]];
+        if (t->text_len == len && memcmp(t->text, text, len) == 0)
+            return slot;
+    }
+    return UINT64_MAX;
+}
+
+uint32_t vocabulary_find(const struct vocabulary *v, const char *text, size_t len)
+{
+    uint64_t slot = find_slot(v, text, len);
+
+    return slot == UINT64_MAX ? NO_TOKEN : v->slots[slot];
+}
+
+static int index_texts(struct vocabulary *v, const struct gguf *g, struct error *err)
+{
+    uint64_t slots = 16;
+
+    while (slots < (uint64_t)v->count * 2)
+        slots *= 2;
+    v->slots = malloc(slots * sizeof(*v->slots));
+    if (!v->slots)
+        return error_set(err, STATUS_NOMEM, "%s: no memory for its vocabulary", g->name);
+    memset(v->slots, 0xff, slots * sizeof(*v->slots)); /* NO_TOKEN */
+    v->mask = slots - 1;
+    for (uint32_t i = 0; i < v->count; i++) {
+        uint64_t slot = find_slot(v, v->tokens[i].text, v->tokens[i].text_len);
+
+        if (slot == UINT64_MAX)
+            return error_set(err, STATUS_CORRUPT,
+                             "%s: token %" PRIu32 ": too many tokens hash alike", g->name, i);
+        if (v->slots[slot] != NO_TOKEN)
+            return error_set(err, STATUS_CORRUPT,
+                             "%s: tokens %" PRIu32 " and %" PRIu32 " have the same text", g->name,
+                             v->slots[slot], i);
+        v->slots[slot] = i;
+    }
+    return 0;
+}
+
+/* Reading */
+
+static int check_texts(const struct gguf *g, const struct gguf_string *texts, uint64_t count,
+                       uint64_t *bytes, struct error *err)
+{
+    *bytes = 0;
+    if (count == 0 || count > TOKENS_MAX)
+        return error_set(err, STATUS_CORRUPT,
+                         "%s: key tokenizer.ggml.tokens has %" PRIu64 " tokens, must be 1..%u",
+                         g->name, count, TOKENS_MAX);
+    for (uint64_t i = 0; i < count; i++) {
+        if (texts[i].len > TEXT_BYTES_MAX || memchr(texts[i].data, '\0', texts[i].len) ||
+            utf8_check(texts[i].data, texts[i].len) != texts[i].len)
+            return error_set(err, STATUS_CORRUPT,
+                             "%s: token %" PRIu64 " is no UTF-8 text of at most %u bytes", g->name,
+                             i, TEXT_BYTES_MAX);
+        *bytes += texts[i].len + 1;
+    }
+    if (*bytes > TEXTS_BYTES_MAX)
+        return error_set(err, STATUS_CORRUPT, "%s: the tokens' texts are %" PRIu64 " bytes long",
+                         g->name, *bytes);
+    return 0;
+}
+
+static int check_types(const struct gguf *g, const int64_t *types, uint64_t count,
+                       struct error *err)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        if (types[i] == TOKEN_BYTE)
+            return error_set(err, STATUS_UNSUPPORTED,
+                             "%s: token %" PRIu64 " is a byte of a SentencePiece vocabulary",
+                             g->name, i);
+        if (types[i] < TOKEN_NORMAL || types[i] > TOKEN_BYTE)
+            return error_set(err, STATUS_CORRUPT, "%s: token %" PRIu64 " is of type %" PRId64,
+                             g->name, i, types[i]);
+    }
+    return 0;
+}
+
+static void fill_tokens(struct vocabulary *v, const struct gguf_string *texts, const int64_t *types)
+{
+    char *text = v->texts, *bytes = v->bytes;
+
+    for (uint32_t i = 0; i < v->count; i++) {
+        struct token *t = &v->tokens[i];
+
+        t->type = types ? (enum token_type)types[i] : TOKEN_NORMAL;
+        t->text = text;
+        t->text_len = (uint32_t)texts[i].len;
+        memcpy(text, texts[i].data, t->text_len);
+        text[t->text_len] = '\0';
+        t->bytes = bytes;
+        if (t->type == TOKEN_USER_DEFINED) {
+            memcpy(bytes, text, t->text_len);
+            t->bytes_len = t->text_len;
+        } else if (t->type == TOKEN_NORMAL) {
+            t->bytes_len = decode_letters(text, t->text_len, bytes);
+        }
+        if (t->bytes_len > v->bytes_max)
+            v->bytes_max = t->bytes_len;
+        text += t->text_len + 1;
+        bytes += t->bytes_len;
+    }
+}
+
+int vocabulary_read(struct vocabulary *v, const struct gguf *g, struct error *err)
+{
+    struct gguf_string *texts = NULL;
+    int64_t *types = NULL;
+    uint64_t count = 0, type_count = 0, bytes;
+    int rv = -1, found;
+
+    memset(v, 0, sizeof(*v));
+    make_letters(v);
+    found = gguf_get_strings(g, "tokenizer.ggml.tokens", &texts, &count, err);
+    if (found == 1)
+        error_set(err, STATUS_CORRUPT, "%s: key tokenizer.ggml.tokens is missing", g->name);
+    if (found || check_texts(g, texts, count, &bytes, err))
+        goto out;
+    found = gguf_get_i64s(g, "tokenizer.ggml.token_type", &types, &type_count, err);
+    if (found < 0 || check_types(g, types, type_count, err))
+        goto out;
+    if (found == 0 && type_count != count) {
+        error_set(err, STATUS_CORRUPT,
+                  "%s: key tokenizer.ggml.token_type has %" PRIu64 " elements for %" PRIu64
+                  " tokens",
+                  g->name, type_count, count);
+        goto out;
+    }
+    v->count = (uint32_t)count;
+    v->tokens = calloc(count, sizeof(*v->tokens));
+    v->texts = malloc(bytes);
+    v->bytes = malloc(bytes);
+    if (!v->tokens || !v->texts || !v->bytes) {
+        error_set(err, STATUS_NOMEM, "%s: no memory for its vocabulary", g->name);
+        goto out;
+    }
+    fill_tokens(v, texts, types);
+    if (index_texts(v, g, err))
+        goto out;
+    for (unsigned byte = 0; byte < 256; byte++)
+        v->of_byte[byte] = vocabulary_find(v, v->letters[byte], strlen(v->letters[byte]));
+    rv = 0;
+out:
+    free(types);
+    free(texts);
+    return rv;
+}
+
+void vocabulary_free(struct vocabulary *v)
+{
+    free(v->slots);
+    free(v->bytes);
+    free(v->texts);
+    free(v->tokens);
+}

@@ -1,0 +1,227 @@
+/* engine_rig.c - the daemon's part, played by a test */
+// clang-format off
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+// clang-format on
+
+#include "tests/unit/engine_rig.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "engine/turn.h"
+
+void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch)
+{
+    struct order_hello hello = {.kind = ORDER_HELLO,
+                                .version = ORDER_VERSION,
+                                .memory_bytes = memory_bytes,
+                                .threads = threads,
+                                .max_batch = max_batch,
+                                .instance = "test"};
+    struct error err = {0};
+    int fds[2];
+
+    memset(r, 0, sizeof(*r));
+    r->seqs = calloc(RIG_SEQS, sizeof(*r->seqs));
+    assert_non_null(r->seqs);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
+    r->fd = fds[0];
+    r->e = engine_create(fds[1], &hello, &err);
+    if (r->e == NULL)
+        fail_msg("engine: %s", err.text);
+    rig_events(r);
+    assert_int_equal(r->ready.version, ORDER_VERSION);
+}
+
+void rig_assert_empty(struct rig *r)
+{
+    struct error err = {0};
+
+    assert_int_equal(r->e->sequences.count, 0);
+    assert_int_equal(pages_live(r->e->pages), 0);
+    assert_int_equal(arena_held(r->e->arena, ARENA_KV), 0);
+    if (arena_check(r->e->arena, &err) != 0)
+        fail_msg("%s", err.text);
+}
+
+void rig_close(struct rig *r)
+{
+    int fd = r->e->channel.fd;
+
+    sequence_list_clear(&r->e->sequences);
+    rig_assert_empty(r);
+    for (uint32_t i = 0; i < r->e->residency.count; i++)
+        residency_unload(&r->e->residency, r->e->residency.models[i]);
+    assert_int_equal(arena_held(r->e->arena, ARENA_FREE), arena_handles(r->e->arena));
+    engine_destroy(r->e);
+    close(fd);
+    close(r->fd);
+    free(r->seqs);
+}
+
+static void take_rows(struct rig *r, const struct event_step *event, ssize_t len)
+{
+    assert_int_equal((size_t)len, sizeof(*event) + (size_t)event->count * sizeof(struct event_row));
+    r->steps++;
+    if (event->batch > r->widest_batch)
+        r->widest_batch = event->batch;
+    for (uint32_t i = 0; i < event->count; i++) {
+        const struct event_row *row = &event->rows[i];
+        assert_true(row->seq < RIG_SEQS);
+        struct rig_seq *s = &r->seqs[row->seq];
+        assert_true(s->count < RIG_TOKENS);
+        assert_int_equal(s->finish, FINISH_NONE);
+        if (s->next_position != 0)
+            assert_int_equal(row->position, s->next_position);
+        s->next_position = row->position + 1;
+        s->tokens[s->count++] = row->token;
+        s->finish = row->finish;
+        s->prefilled += row->prefilled;
+    }
+}
+
+void rig_events(struct rig *r)
+{
+    _Alignas(8) static unsigned char buffer[ORDER_BYTES_MAX];
+    uint32_t kind;
+    ssize_t n;
+
+    while ((n = recv(r->fd, buffer, sizeof(buffer), MSG_DONTWAIT)) > 0) {
+        const struct event_seq_fault *fault = (const void *)buffer;
+        const struct event_residency *residency = (const void *)buffer;
+        memcpy(&kind, buffer, sizeof(kind));
+        switch (kind) {
+        case EVENT_READY:
+            memcpy(&r->ready, buffer, sizeof(r->ready));
+            break;
+        case EVENT_MODEL:
+            memcpy(&r->model, buffer, sizeof(r->model));
+            break;
+        case EVENT_RESIDENCY:
+            if (residency->resident)
+                r->came++;
+            else
+                r->went++;
+            break;
+        case EVENT_STEP:
+            take_rows(r, (const void *)buffer, n);
+            break;
+        case EVENT_SEQ_FAULT:
+            assert_true(fault->seq < RIG_SEQS);
+            memcpy(r->seqs[fault->seq].fault, fault->text, ORDER_TEXT_MAX - 1);
+            break;
+        case EVENT_TURN_END:
+            memcpy(&r->turn_end, buffer, sizeof(r->turn_end));
+            r->turns_ended++;
+            break;
+        default:
+            fail_msg("event of kind %u", kind);
+        }
+    }
+}
+
+void rig_order(struct rig *r, const void *order, int fd)
+{
+    assert_int_equal(engine_order(r->e, order, fd), 0);
+    rig_events(r);
+}
+
+void rig_model(struct rig *r, uint32_t id, const char *path, uint32_t max_context)
+{
+    struct order_model order = {.kind = ORDER_MODEL, .model = id, .max_context = max_context};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    snprintf(order.name, sizeof(order.name), "model-%u", id);
+    memset(&r->model, 0, sizeof(r->model));
+    rig_order(r, &order, fd);
+    assert_int_equal(r->model.kind, EVENT_MODEL);
+    assert_int_equal(r->model.model, id);
+    close(fd);
+}
+
+static void give_tokens(struct rig *r, uint64_t seq, const uint32_t *tokens, uint32_t offset,
+                        uint32_t count)
+{
+    struct order_tokens *order = malloc(sizeof(*order) + count * sizeof(uint32_t));
+
+    assert_non_null(order);
+    order->kind = ORDER_SEQ_TOKENS;
+    order->count = count;
+    order->seq = seq;
+    order->offset = offset;
+    memcpy(order->tokens, tokens, count * sizeof(uint32_t));
+    rig_order(r, order, -1);
+    free(order);
+}
+
+void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt, uint32_t count,
+             uint32_t generated, uint32_t max_tokens, uint32_t flags)
+{
+    struct order_seq order = {
+        .kind = ORDER_SEQ_OPEN,
+        .model = model,
+        .seq = seq,
+        .tokens = count + generated,
+        .generated = generated,
+        .max_tokens = max_tokens,
+        .sampling = {.top_p = 1, .repetition_penalty = 1, .flags = flags},
+    };
+    uint32_t half = count / 2;
+
+    rig_order(r, &order, -1);
+    if (half > 0)
+        give_tokens(r, seq, prompt, 0, half);
+    give_tokens(r, seq, prompt + half, half, count - half);
+    if (generated > 0)
+        give_tokens(r, seq, r->seqs[seq].tokens, count, generated);
+}
+
+void rig_ref(struct rig *r, enum order_kind kind, uint32_t model, uint64_t seq)
+{
+    struct order_ref order = {.kind = kind, .model = model, .seq = seq};
+
+    rig_order(r, &order, -1);
+}
+
+void rig_queue(struct rig *r, uint32_t model, uint32_t quota_steps, uint64_t quota_us)
+{
+    struct order_turn order = {.kind = ORDER_TURN,
+                               .model = model,
+                               .turn = ++r->turn,
+                               .quota_us = quota_us,
+                               .quota_steps = quota_steps};
+
+    rig_order(r, &order, -1);
+}
+
+void rig_run(struct rig *r)
+{
+    uint32_t ended = r->turns_ended;
+
+    while (r->turns_ended == ended) {
+        assert_true(r->e->turn_count > 0);
+        turn_advance(r->e);
+        rig_events(r);
+    }
+}
+
+void rig_turn(struct rig *r, uint32_t model, uint32_t quota_steps)
+{
+    rig_queue(r, model, quota_steps, 0);
+    rig_run(r);
+    assert_int_equal(r->turn_end.turn, r->turn);
+}
+
+void rig_reset(struct rig *r, uint64_t seq)
+{
+    memset(&r->seqs[seq], 0, sizeof(r->seqs[seq]));
+}

@@ -1,0 +1,58 @@
+/*
+ * engine_rig.h - a whole engine in a test's hands
+ *
+ * The rig plays the daemon on the other end of the channel and drives the engine's own functions in
+ * one thread, so that a test decides what happens at each step boundary.  It keeps what each
+ * sequence was given.  Helpers fail the test by cmocka's assertions.
+ */
+#ifndef MP_TESTS_ENGINE_RIG_H
+#define MP_TESTS_ENGINE_RIG_H
+
+#include "engine/engine.h"
+
+#define RIG_SEQS   64u
+#define RIG_TOKENS 4096u
+
+struct rig_seq {
+    uint32_t tokens[RIG_TOKENS]; /* of output */
+    uint32_t count;
+    uint32_t next_position; /* 0: any */
+    uint32_t finish;
+    uint32_t prefilled;
+    char fault[ORDER_TEXT_MAX];
+};
+
+struct rig {
+    struct engine *e;
+    int fd; /* the daemon's end */
+    struct rig_seq *seqs;
+    struct event_model model; /* the last of each kind */
+    struct event_turn_end turn_end;
+    struct event_ready ready;
+    uint32_t came, went, turns_ended, steps, widest_batch;
+    uint64_t turn;
+};
+
+void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch);
+/* Also: the pools are whole once every sequence and weight is gone. */
+void rig_close(struct rig *r);
+
+/* Take events until none is left. */
+void rig_events(struct rig *r);
+void rig_order(struct rig *r, const void *order, int fd);
+/* The answer is in r->model. */
+void rig_model(struct rig *r, uint32_t id, const char *path, uint32_t max_context);
+/* Open a sequence and give it its tokens: prompt, then `generated` of those it has been given. */
+void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt, uint32_t count,
+             uint32_t generated, uint32_t max_tokens, uint32_t flags);
+void rig_ref(struct rig *r, enum order_kind kind, uint32_t model, uint64_t seq);
+void rig_queue(struct rig *r, uint32_t model, uint32_t quota_steps, uint64_t quota_us);
+/* Queue a turn and run until it ends; r->turn_end says how. */
+void rig_turn(struct rig *r, uint32_t model, uint32_t quota_steps);
+/* Run until one turn more has ended. */
+void rig_run(struct rig *r);
+/* Forget what a sequence was given. */
+void rig_reset(struct rig *r, uint64_t seq);
+void rig_assert_empty(struct rig *r);
+
+#endif
