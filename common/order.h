@@ -92,6 +92,7 @@ struct order_tokens {
     uint32_t count;
     uint64_t seq;
     uint32_t offset; /* of the first one in the sequence; parts come in order */
+    uint32_t reserved; /* so that the tokens begin where the structure ends */
     uint32_t tokens[];
 };
 

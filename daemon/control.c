@@ -64,6 +64,7 @@ static void conn_finish(struct conn *conn)
 {
     conn->closing = 1;
     bufferevent_disable(conn->bev, EV_READ);
+    bufferevent_trigger(conn->bev, EV_WRITE, BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
 }
 
 void conn_send(struct conn *conn, const struct wire *w)
@@ -331,7 +332,8 @@ struct control *control_create(struct front *f, int listen_fd, struct error *err
     c->f = f;
     evutil_make_socket_nonblocking(listen_fd);
     c->again = evtimer_new(f->base, on_accept_again, c);
-    c->listener = evconnlistener_new(f->base, on_accept, c, LEV_OPT_CLOSE_ON_EXEC, 0, listen_fd);
+    c->listener = evconnlistener_new(f->base, on_accept, c,
+                                     LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_CLOSE_ON_FREE, 0, listen_fd);
     if (!c->again || !c->listener) {
         error_set(err, STATUS_IO, "the control socket cannot be watched");
         control_destroy(c);

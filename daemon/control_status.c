@@ -41,13 +41,14 @@ static void start_list_row(struct wire *w, const struct front *f, uint32_t model
 static void list_alone(struct conn *conn, uint32_t model)
 {
     const struct front *f = conn->control->f;
-    const char *text = f->models ? f->models[model].text : "";
+    const struct front_model *fm = f->models ? &f->models[model] : NULL;
+    const char *text = fm ? fm->text : "";
     struct wire w;
 
     start_list_row(&w, f, model);
     wire_put(&w, "instance", "");
     wire_put(&w, "tier", "disk");
-    wire_put(&w, "state", *text ? "unusable" : "no-instance");
+    wire_put(&w, "state", fm && !fm->tokenizer ? "unusable" : "no-instance");
     wire_put(&w, "text", *text ? text : "this node has no instance");
     conn_send(conn, &w);
 }
@@ -57,13 +58,14 @@ static void list_on(struct conn *conn, const struct policy_snapshot *s, uint32_t
     const struct front *f = conn->control->f;
     const struct policy_instance_status *in = &s->instance[i];
     const struct policy_model_status *m = &s->model[(size_t)i * s->models + model];
-    const char *text = f->models ? f->models[model].text : "";
+    const struct front_model *fm = f->models ? &f->models[model] : NULL;
+    const char *text = fm ? fm->text : "";
     struct wire w;
 
     start_list_row(&w, f, model);
     wire_put(&w, "instance", f->config->instances[in->index].name);
     wire_put(&w, "tier", m->resident ? "memory" : "disk");
-    wire_put(&w, "state", *text ? "unusable" : model_state(in, m, model));
+    wire_put(&w, "state", fm && !fm->tokenizer ? "unusable" : model_state(in, m, model));
     wire_put(&w, "text", *text ? text : m->text);
     conn_send(conn, &w);
 }

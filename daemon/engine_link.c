@@ -224,6 +224,8 @@ static int receive(struct engine_link *link)
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno == EAGAIN)
         return 0;
+    if (n < 0 && errno == ECONNRESET)
+        return 1; /* it died with orders unread; what it said before is still there, then the end */
     if (n < 0)
         break_errno(link, "events cannot be read");
     else if (n == 0)

@@ -43,6 +43,27 @@ struct front {
     int64_t started_us;      /* wall */
 };
 
+struct front_listeners { /* listening, non-blocking, close-on-exec */
+    int http_tcp, http_unix, control;
+};
+
+/*
+ * Open the models, restore the leases, start writer, policy thread and the servers: a zeroed *f
+ * becomes ready to run.  A model whose file is unusable is no failure: its text says why.  config, db
+ * and journal are borrowed, the listeners taken over.  front_close() ends all of it, also what a failed
+ * front_open() has begun.
+ */
+int front_open(struct front *f, const struct config *config, struct db *db, struct journal *journal,
+               const struct front_listeners *listeners, struct error *err);
+/* Serve until SIGTERM or SIGINT, then end what runs within 2 s. */
+int front_run(struct front *f, struct error *err);
+void front_close(struct front *f);
+
+/* Open a model's file for tokenizing and templates; on failure m->text says why and all else is
+ * empty. A chat template that cannot be used leaves m->template NULL, with the reason in m->text. */
+void front_model_open(struct front_model *m, const struct config_model *config);
+void front_model_close(struct front_model *m);
+
 /* A database job of the front: run() in the writer, then done() in the loop when it is durable.
  * Embed as first member, malloc; front frees it after done() (which may be NULL). */
 struct front_job {
@@ -62,6 +83,8 @@ void http_policy_event(struct http *h, const struct policy_event *ev);
 void http_counts(const struct http *h, uint32_t *running, uint32_t *held);
 /* The grant has ended (step over, lease over): cancel its requests; they are answered 401. */
 void http_grant_ended(struct http *h, const struct grant *g);
+/* Accept no more, cancel what runs; idle(arg) is called, perhaps at once, when all has ended. */
+void http_stop(struct http *h, void (*idle)(void *arg), void *arg);
 
 /* --- control.c: the control socket --- */
 struct control *control_create(struct front *f, int listen_fd, struct error *err);

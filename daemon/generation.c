@@ -176,6 +176,9 @@ static void count_end(struct generation *g)
     else if (g->outcome == FAILED)
         finish = METRICS_ERROR;
     metrics_end(g->all->metrics, g->model, finish, clock_monotonic_us() - g->arrived_us);
+    log_debug("%s: uid %lld, %s: %s, %u and %u tokens", g->id,
+              (long long)g->grant->lease->row.uid, g->all->f->config->models[g->model].name,
+              g->outcome == DONE ? g->finish : "ended early", g->prompt_count, g->completion);
 }
 
 static void on_closed(void *arg, uint64_t seq, const struct db_usage *row, const struct error *err)

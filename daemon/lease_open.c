@@ -79,7 +79,7 @@ static enum readiness model_ready(const struct leases *l, const struct policy_sn
     const char *name = l->f->config->models[model].name;
     enum readiness best = NEVER;
 
-    if (fm && fm->text[0]) {
+    if (fm && !fm->tokenizer) { /* without a template it still serves completions */
         snprintf(why, room, "model \"%s\" cannot be used: %.300s", name, fm->text);
         return NEVER;
     }

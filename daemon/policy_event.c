@@ -125,19 +125,12 @@ static void on_fault(struct instance *in, const struct event_seq_fault *ev)
 
 /* --- residency -------------------------------------------------------------------------------- */
 
-static void on_residency(struct instance *in, const struct event_residency *ev)
+static void set_resident(struct instance *in, const struct event_residency *ev)
 {
     struct policy *p = in->policy;
-    struct policy_event *out;
+    struct policy_event *out = event_make(POLICY_MODEL, 0);
     struct sequence *s;
 
-    if (ev->model >= p->model_count) {
-        engine_link_break(in->link, "it speaks of a model that it was not given");
-        return;
-    }
-    command_residency(in, ev);
-    if (in->models[ev->model].status.resident == (ev->resident != 0))
-        return;
     in->models[ev->model].status.resident = ev->resident != 0;
     p->changed = 1;
     sched_set_resident(p->sched, in->index, ev->model, ev->resident != 0);
@@ -147,12 +140,22 @@ static void on_residency(struct instance *in, const struct event_residency *ev)
             s->request->model == ev->model)
             s->usage.switches++;
     }
-    out = event_make(POLICY_MODEL, 0);
     out->instance = in->status.index;
     out->model = ev->model;
     out->resident = ev->resident != 0;
     out->bytes = ev->bytes;
     event_emit(p, out);
+}
+
+static void on_residency(struct instance *in, const struct event_residency *ev)
+{
+    if (ev->model >= in->policy->model_count) {
+        engine_link_break(in->link, "it speaks of a model that it was not given");
+        return;
+    }
+    if (in->models[ev->model].status.resident != (ev->resident != 0))
+        set_resident(in, ev);
+    command_residency(in, ev);
 }
 
 /* --- the channel's calls ---------------------------------------------------------------------- */

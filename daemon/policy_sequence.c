@@ -1,6 +1,7 @@
 /*
  * policy_sequence.c - the sequences: table, placement, opening, ending
  */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -160,7 +161,7 @@ static void end_unplaced(struct policy *p, struct sequence *s)
 {
     const char *name = p->config->models[s->request->model].name;
     enum status status = STATUS_UNAVAILABLE;
-    char text[ORDER_TEXT_MAX] = "";
+    char text[2 * ERROR_TEXT_MAX] = "";
 
     for (uint32_t i = 0; i < p->instance_count && text[0] == '\0'; i++) {
         const struct engine_model *m = &p->instances[i].models[s->request->model];
@@ -222,6 +223,9 @@ static int check_context(struct policy *p, struct sequence *s, const struct inst
         s->request->max_tokens = context - s->prompt;
     return 0;
 }
+
+_Static_assert(offsetof(struct order_tokens, tokens) == sizeof(struct order_tokens),
+               "tokens begin where the structure ends");
 
 static void send_tokens(struct instance *in, const struct sequence *s)
 {
@@ -391,8 +395,10 @@ void sequence_order_close(struct policy *p, const struct sequence *s)
     struct order_ref order = {
         .kind = ORDER_SEQ_CLOSE, .model = s->request->model, .seq = s->request->seq};
 
-    if (s->state == SEQUENCE_OPEN && in->link != NULL)
-        engine_link_send(in->link, &order, sizeof order, -1);
+    if (s->state != SEQUENCE_OPEN || in->link == NULL)
+        return;
+    engine_link_send(in->link, &order, sizeof order, -1);
+    in->settled_turn = p->turns + 1;
 }
 
 void sequence_end(struct policy *p, struct sequence *s, enum finish finish, int close,

@@ -80,11 +80,11 @@ struct instance {
     struct supervisor process;
     struct engine_link *link; /* STARTING, READY */
     struct event *timer;
-    int64_t deadline_us;    /* STARTING: of EVENT_READY; REAPING: of the kill */
-    int64_t heard_us;       /* the last event, or the start of work */
-    int complete;           /* this engine has read all model files */
-    uint32_t failed_starts; /* engines in a row that ended before that */
-    char failure[160];      /* why the last engine ended */
+    int64_t deadline_us;          /* STARTING: of EVENT_READY; REAPING: of the kill */
+    int64_t heard_us;             /* the last event, or the start of work */
+    int complete;                 /* this engine has read all model files */
+    uint32_t failed_starts;       /* engines in a row that ended before that */
+    char failure[ERROR_TEXT_MAX]; /* why the last engine ended */
     struct held_turn turns[POLICY_TURNS_HELD];
     uint32_t turn_count;
     uint64_t settled_turn; /* the end of a turn before this one does not know of the last close */

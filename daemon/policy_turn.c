@@ -54,7 +54,6 @@ static void preempt(struct policy *p, struct sequence *s)
     sequence_order_close(p, s);
     s->usage.preemptions++;
     in->status.preemptions++;
-    in->settled_turn = p->turns + 1;
     sequence_take_back(p, s, SEQUENCE_HELD);
     log_debug("instance %s: sequence %" PRIu64 " is given anew later", in->config->name,
               s->request->seq);
@@ -120,7 +119,7 @@ static void weights_do_not_fit(struct instance *in, uint32_t model, const char *
     struct sequence *own = sequence_find(p, sched_victim(p->sched, in->index, model));
     struct sequence *other = newest_of_others(in, model);
     const char *name = p->config->models[model].name;
-    char text[ORDER_TEXT_MAX];
+    char text[2 * ORDER_TEXT_MAX];
 
     if (in->models[model].status.weight_bytes > in->status.memory_bytes) {
         snprintf(
@@ -133,7 +132,7 @@ static void weights_do_not_fit(struct instance *in, uint32_t model, const char *
     } else if (in->models[model].status.running > 1 && own != NULL) {
         preempt(p, own);
     } else {
-        snprintf(text, sizeof text, "model %s cannot be loaded on instance %s: %.150s", name,
+        snprintf(text, sizeof text, "model %s cannot be loaded on instance %s: %s", name,
                  in->config->name, why);
         fail_model(in, model, text);
     }

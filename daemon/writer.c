@@ -65,7 +65,7 @@ static void run_group(struct writer *w, struct mail *list)
     }
 }
 
-/* The journal itself knows whether its pages are dirty: syncing clean ones writes nothing. */
+/* The kernel knows which of its pages are dirty: syncing clean ones writes nothing. */
 static void sync_journal(struct writer *w)
 {
     struct error err;

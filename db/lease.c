@@ -14,7 +14,7 @@ const char *const db_lease_sql[] = {
         "ended_us = ?14",
     [STATEMENT_PUT_GRANT] = "INSERT INTO grant_ (" GRANT_COLUMNS ") "
                             "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) "
-                            "ON CONFLICT (id) DO UPDATE SET ended_us = ?9",
+                            "ON CONFLICT (id) DO UPDATE SET lease = ?2, ended_us = ?9",
     [STATEMENT_LIVE_LEASES] = "SELECT " LEASE_COLUMNS " FROM lease WHERE ended_us = 0 ORDER BY id",
     [STATEMENT_LIVE_GRANTS] = "SELECT " GRANT_COLUMNS " FROM grant_ WHERE ended_us = 0 ORDER BY id",
     [STATEMENT_LEASE_USED] =

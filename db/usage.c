@@ -31,7 +31,8 @@ const char *const db_usage_sql[] = {
     [STATEMENT_EACH_USAGE] =
         "SELECT " COLUMNS " FROM usage WHERE row > ?1 AND (?2 = -1 OR uid = ?2) "
         "AND (?3 = 0 OR end_us = 0 OR end_us >= ?3) AND (?4 = 0 OR start_us < ?4) "
-        "AND " IN_LIST("?5", "job") " AND " IN_LIST("?6", "uid") " AND " IN_LIST(
+        "AND (" IN_LIST("?5", "job") " OR " IN_LIST("?5", "array_job") " OR " IN_LIST(
+            "?5", "het_job") ") AND " IN_LIST("?6", "uid") " AND " IN_LIST(
             "?7", "account") " AND " IN_LIST("?8",
                                              "model") " AND " IN_LIST("?9",
                                                                       "state") " ORDER BY row",

@@ -27,18 +27,16 @@ static int check_text(const char *what, const char *text, size_t room, struct er
 
 static int check_tokens(const struct order_tokens *o, size_t len, struct error *err)
 {
-    size_t head = offsetof(struct order_tokens, tokens);
-
-    if (len < head)
+    if (len < sizeof(*o))
         return error_set(err, STATUS_CORRUPT, "tokens order of %zu bytes is cut short", len);
     if (o->count == 0 || o->count > ORDER_TOKENS_MAX)
         return error_set(err, STATUS_CORRUPT, "tokens order of %u tokens: 1 to %u are allowed",
                          o->count, ORDER_TOKENS_MAX);
-    /* A sender may count the structure's padding or not. */
-    if (len == sizeof(*o) + (size_t)o->count * sizeof(uint32_t))
-        return 0;
-    return check_length("tokens", len, head + (size_t)o->count * sizeof(uint32_t), err);
+    return check_length("tokens", len, sizeof(*o) + (size_t)o->count * sizeof(uint32_t), err);
 }
+
+_Static_assert(sizeof(struct order_tokens) == offsetof(struct order_tokens, tokens),
+               "senders count a message by its structure and its tokens");
 
 int channel_check(const void *data, size_t len, struct error *err)
 {

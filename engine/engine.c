@@ -148,12 +148,18 @@ static void order_unload(struct engine *e, const struct order_ref *o)
         send_residency(e, m, 0, 0, 0);
 }
 
+/* A number that is taken ends both sequences: whose tokens would come next? */
 static void order_open(struct engine *e, const struct order_seq *o)
 {
+    struct sequence *taken = sequence_find(&e->sequences, o->seq);
     struct model *m = residency_find(&e->residency, o->model);
     struct error err = {0};
     char text[ORDER_TEXT_MAX];
 
+    if (taken != NULL) {
+        engine_fault(e, taken, "its number is open already");
+        return;
+    }
     if (m == NULL)
         error_set(&err, STATUS_NOT_FOUND, "the engine has no model %" PRIu32, o->model);
     else if (!turn_ever_fits(e, m, o->tokens, text, sizeof(text)))

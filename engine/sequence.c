@@ -30,8 +30,6 @@ struct sequence *sequence_find(const struct sequence_list *l, uint64_t id)
 static int check_open(const struct sequence_list *l, const struct model *m,
                       const struct order_seq *o, struct error *err)
 {
-    if (sequence_find(l, o->seq) != NULL)
-        return error_set(err, STATUS_EXISTS, "sequence %" PRIu64 " is open already", o->seq);
     if (l->count >= SEQUENCES_MAX)
         return error_set(err, STATUS_EXHAUSTED, "%u sequences are open, the most there may be",
                          SEQUENCES_MAX);

@@ -46,8 +46,8 @@ void sequence_list_clear(struct sequence_list *l);
 /* NULL if there is none of that number. */
 struct sequence *sequence_find(const struct sequence_list *l, uint64_t id);
 /*
- * A new one, last in age.  INVALID: tokens beyond the model's context, nothing left to generate,
- * EXISTS: the number is taken; EXHAUSTED: too many sequences.
+ * A new one, last in age; its number is free.  INVALID: tokens beyond the model's context, nothing
+ * left to generate; EXHAUSTED: too many sequences.
  */
 struct sequence *sequence_open(struct sequence_list *l, struct model *m,
                                const struct order_seq *order, struct error *err);

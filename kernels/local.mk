@@ -30,10 +30,7 @@ kernels_libreference_a_SOURCES = \
 	kernels/reference.c \
 	kernels/reference.h
 
-check_PROGRAMS += tests/unit/kernels_test
-TESTS += tests/unit/kernels_test
-tests_unit_kernels_test_SOURCES = tests/unit/kernels_test.c
-tests_unit_kernels_test_LDADD = \
+KERNELS_TEST_LIBS = \
 	kernels/libreference.a \
 	kernels/libkernels.a \
 	common/libcommon.a \
@@ -41,13 +38,32 @@ tests_unit_kernels_test_LDADD = \
 	$(HWLOC_LIBS) \
 	-lm -lpthread
 
-check_PROGRAMS += tests/unit/sampler_test
-TESTS += tests/unit/sampler_test
+check_PROGRAMS += \
+	tests/unit/attention_test \
+	tests/unit/kernels_test \
+	tests/unit/pool_test \
+	tests/unit/sampler_test
+TESTS += \
+	tests/unit/attention_test \
+	tests/unit/kernels_test \
+	tests/unit/pool_test \
+	tests/unit/sampler_test
+EXTRA_DIST += \
+	tests/golden/kernels/dequantize.bin \
+	tests/golden/kernels/dequantize.py
+
+tests_unit_attention_test_SOURCES = tests/unit/attention_test.c tests/unit/kernels_compare.h
+tests_unit_attention_test_LDADD = $(KERNELS_TEST_LIBS)
+
+tests_unit_kernels_test_SOURCES = tests/unit/kernels_compare.h tests/unit/kernels_test.c
+tests_unit_kernels_test_LDADD = $(KERNELS_TEST_LIBS)
+
+tests_unit_pool_test_SOURCES = tests/unit/pool_test.c
+tests_unit_pool_test_LDADD = $(KERNELS_TEST_LIBS)
+
+# The sampler needs nothing of the engine but itself.
 tests_unit_sampler_test_SOURCES = \
 	engine/sampler.c \
 	engine/sampler.h \
 	tests/unit/sampler_test.c
-tests_unit_sampler_test_LDADD = \
-	common/libcommon.a \
-	$(CMOCKA_LIBS) \
-	-lm
+tests_unit_sampler_test_LDADD = common/libcommon.a $(CMOCKA_LIBS) -lm

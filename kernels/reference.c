@@ -6,7 +6,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-void ref_rmsnorm(float *out, const float *x, const float *w, uint32_t rows, uint32_t cols, float eps)
+void ref_rmsnorm(float *out, const float *x, const float *w, uint32_t rows, uint32_t cols,
+                 float eps)
 {
     for (size_t r = 0; r < rows; r++) {
         double sum = 0;

@@ -1,5 +1,7 @@
 # plugin: the SPANK plugin; links nothing but libc, since it is loaded into every srun and slurmstepd
-EXTRA_DIST += plugin/spank_modelpool.lds
+EXTRA_DIST += \
+    plugin/seal \
+    plugin/spank_modelpool.lds
 
 if WITH_SLURM
 slurmdir = $(libdir)/slurm
@@ -30,6 +32,9 @@ plugin_spank_modelpool_la_CFLAGS = $(AM_CFLAGS)
 plugin_spank_modelpool_la_LDFLAGS = -module -avoid-version -shared \
     -Wl,--version-script=$(srcdir)/plugin/spank_modelpool.lds -Wl,-z,relro
 plugin_spank_modelpool_la_DEPENDENCIES = plugin/spank_modelpool.lds
+
+install-data-hook:
+	test -n "$(DESTDIR)" || $(srcdir)/plugin/seal $(slurmdir)/spank_modelpool.so
 
 check_PROGRAMS += tests/unit/spank_test
 TESTS += tests/unit/spank_test

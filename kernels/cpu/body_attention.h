@@ -7,7 +7,8 @@
  * the block's length, in ascending order.  What a token computes thus depends on its position and
  * the keys and values before it alone, whether it was decoded or part of a prompt's chunk.  Scores
  * come eight positions at a time, lane = position mod 8; lanes past the token count as minus
- * infinity.  The query heads that share a key head go through a block together, while it is in cache.
+ * infinity.  The query heads that share a key head go through a block together, while it is in
+ * cache.
  */
 
 /* One query head's running state; acc[head_dim] lies elsewhere. */
@@ -34,7 +35,8 @@ static float block_scores(float *p, const float *q, const float *keys, uint32_t 
         }
         for (; i + 8 <= dim; i += 8) {
             v8 qv = v_load(q + i);
-            UNROLL for (uint32_t l = 0; l < 8; l++)
+            UNROLL
+            for (uint32_t l = 0; l < 8; l++)
                 acc[l] = v_fma(v_load(key[l] + i), qv, acc[l]);
         }
         if (i < dim) {
@@ -57,14 +59,17 @@ VEC_FN void add_values(float *acc, const float *p, const float *values, uint32_t
 {
     v8 a[8];
 
-    UNROLL for (uint32_t i = 0; i < n; i++)
+    UNROLL
+    for (uint32_t i = 0; i < n; i++)
         a[i] = v_mul(v_load(acc + 8 * i), v_set(keep));
     for (uint32_t t = 0; t < count; t++) {
         v8 pt = v_set(p[t]);
-        UNROLL for (uint32_t i = 0; i < n; i++)
+        UNROLL
+        for (uint32_t i = 0; i < n; i++)
             a[i] = v_fma(pt, v_load(values + (size_t)t * dim + 8 * i), a[i]);
     }
-    UNROLL for (uint32_t i = 0; i < n; i++)
+    UNROLL
+    for (uint32_t i = 0; i < n; i++)
         v_store(acc + 8 * i, a[i]);
 }
 
@@ -107,7 +112,8 @@ static void attend_block(struct softmax *s, float *acc, const float *q, const fl
 /* Query heads that go through a block together; a larger group takes several turns. */
 #define GROUP_AT_ONCE 16u
 
-/* n <= GROUP_AT_ONCE query heads of one key head for the token at pos; out, q: the first of them. */
+/* n <= GROUP_AT_ONCE query heads of one key head for the token at pos; out, q: the first of them.
+ */
 static void attend(const struct attention_job *job, const struct attn_row *seq, uint32_t pos,
                    uint32_t kv_head, float *out, const float *q, uint32_t n)
 {

@@ -2,40 +2,45 @@
  * body_decode.h - 32 consecutive weights of a row as four vectors, for every stored type
  *
  * Included by portable.c and avx2.c behind their vectors.  `row` is a stored row, g the number of
- * the group of 32 in it.  Block layouts are explained in dequantize.c.  All results are exact but for
- * one rounding (a product of scale and quant fits float32), so they do not depend on the instruction
- * set.
+ * the group of 32 in it.  Block layouts are explained in dequantize.c.  All results are exact but
+ * for one rounding (a product of scale and quant fits float32), so they do not depend on the
+ * instruction set.
  */
 
 VEC_FN void load_f32(v8 w[4], const uint8_t *row, size_t g)
 {
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL
+    for (int i = 0; i < 4; i++)
         w[i] = v_load((const float *)(const void *)row + 32 * g + 8 * i);
 }
 
 VEC_FN void load_f16(v8 w[4], const uint8_t *row, size_t g)
 {
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL
+    for (int i = 0; i < 4; i++)
         w[i] = v_load_f16(row + 64 * g + 16 * i);
 }
 
 VEC_FN void load_bf16(v8 w[4], const uint8_t *row, size_t g)
 {
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL
+    for (int i = 0; i < 4; i++)
         w[i] = v_load_bf16(row + 64 * g + 16 * i);
 }
 
 /* w = d * (q - zero) */
 VEC_FN void scale_from(v8 w[4], v8 d, float zero)
 {
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL
+    for (int i = 0; i < 4; i++)
         w[i] = v_mul(v_sub(w[i], v_set(zero)), d);
 }
 
 /* w = d * q + m */
 VEC_FN void scale_add(v8 w[4], v8 d, v8 m)
 {
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL
+    for (int i = 0; i < 4; i++)
         w[i] = v_fma(w[i], d, m);
 }
 
@@ -72,7 +77,8 @@ VEC_FN void load_q8_0(v8 w[4], const uint8_t *row, size_t g)
     const uint8_t *b = row + 34 * g;
     v8 d = v_half(b);
     v_load_i8(w, b + 2);
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL
+    for (int i = 0; i < 4; i++)
         w[i] = v_mul(w[i], d);
 }
 
@@ -89,8 +95,7 @@ VEC_FN void scale_k(v8 w[4], const uint8_t *b, uint32_t s)
         scale = (p[s + 4] & 15) | (p[s - 4] >> 6) << 4;
         min = (p[s + 4] >> 4) | (p[s] >> 6) << 4;
     }
-    scale_add(w, v_mul(v_half(b), v_set((float)scale)),
-              v_mul(v_half(b + 2), v_set((float)-min)));
+    scale_add(w, v_mul(v_half(b), v_set((float)scale)), v_mul(v_half(b + 2), v_set(-(float)min)));
 }
 
 VEC_FN void load_q4_k(v8 w[4], const uint8_t *row, size_t g)
@@ -119,7 +124,8 @@ VEC_FN void load_q6_k(v8 w[4], const uint8_t *row, size_t g)
     v8 d = v_half(b + 208);
 
     b_floats(w, b_join(low, high));
-    UNROLL for (int i = 0; i < 4; i++) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
         int scale = (int8_t)b[192 + 8 * half + 2 * s + (uint32_t)i / 2];
         w[i] = v_mul(v_sub(w[i], v_set(32)), v_mul(d, v_set((float)scale)));
     }
@@ -140,6 +146,7 @@ VEC_FN void load_tail(float tail[32], enum dtype dtype, const uint8_t *row, size
         load_f16(w, padded, 0);
     else
         load_bf16(w, padded, 0);
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL
+    for (int i = 0; i < 4; i++)
         v_store(tail + 8 * i, w[i]);
 }

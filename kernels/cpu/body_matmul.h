@@ -17,8 +17,8 @@ typedef void decode_fn(float *out, enum dtype dtype, const uint8_t *row, uint32_
 typedef void dot_fn(float out[TILE_W], enum dtype dtype, const uint8_t *rows, uint64_t row_bytes,
                     const float *x, uint32_t cols);
 
-/* Sums of n <= TILE_W output rows against one row of x.  Rows are short and memory is far: the next n
- * rows are fetched meanwhile (a prefetch past the end of the matrix does nothing). */
+/* Sums of n <= TILE_W output rows against one row of x.  Rows are short and memory is far: the next
+ * n rows are fetched meanwhile (a prefetch past the end of the matrix does nothing). */
 #define DOT_BODY(LOAD, n)                                                                          \
     v8 acc[n], w[4];                                                                               \
     float tail[32];                                                                                \
@@ -32,8 +32,8 @@ typedef void dot_fn(float out[TILE_W], enum dtype dtype, const uint8_t *rows, ui
             __builtin_prefetch(ahead + g * step + o);                                              \
         v8 x0 = v_load(x + 32 * g), x1 = v_load(x + 32 * g + 8);                                   \
         v8 x2 = v_load(x + 32 * g + 16), x3 = v_load(x + 32 * g + 24);                             \
-        UNROLL for (int j = 0; j < n; j++)                                                         \
-        {                                                                                          \
+        UNROLL                                                                                     \
+        for (int j = 0; j < n; j++) {                                                              \
             LOAD(w, rows + (size_t)j * row_bytes, g);                                              \
             acc[j] = v_fma(w[0], x0, acc[j]);                                                      \
             acc[j] = v_fma(w[1], x1, acc[j]);                                                      \
@@ -70,7 +70,8 @@ typedef void dot_fn(float out[TILE_W], enum dtype dtype, const uint8_t *rows, ui
         v8 w[4];                                                                                   \
         for (size_t g = 0; g < groups; g++) {                                                      \
             load_##name(w, row, g);                                                                \
-            UNROLL for (int i = 0; i < 4; i++)                                                        \
+            UNROLL                                                                                 \
+            for (int i = 0; i < 4; i++)                                                            \
                 v_store(out + 32 * g + 8 * i, w[i]);                                               \
         }                                                                                          \
         if (rest) {                                                                                \
@@ -98,7 +99,10 @@ struct codec {
 
 static const struct codec *codec(enum dtype dtype)
 {
-#define ENTRY(name) {decode_##name, dot1_##name, dot4_##name}
+#define ENTRY(name)                                                                                \
+    {                                                                                              \
+        decode_##name, dot1_##name, dot4_##name                                                    \
+    }
     static const struct codec codecs[] = {
         [DTYPE_F32] = ENTRY(f32),   [DTYPE_F16] = ENTRY(f16),   [DTYPE_BF16] = ENTRY(bf16),
         [DTYPE_Q4_0] = ENTRY(q4_0), [DTYPE_Q4_1] = ENTRY(q4_1), [DTYPE_Q5_0] = ENTRY(q5_0),
@@ -136,27 +140,32 @@ VEC_FN void tile(float *out, uint32_t out_cols, const float *w, const float *x, 
     for (uint32_t i = 0; i < TILE_W * TILE_X; i++)
         acc[i] = v_set(0);
     for (; k + 8 <= cols; k += 8) {
-        UNROLL for (uint32_t r = 0; r < nx; r++)
+        UNROLL
+        for (uint32_t r = 0; r < nx; r++)
             xv[r] = v_load(x + (size_t)r * cols + k);
-        UNROLL for (uint32_t j = 0; j < nw; j++)
-        {
+        UNROLL
+        for (uint32_t j = 0; j < nw; j++) {
             wv = v_load(w + (size_t)j * cols + k);
-            UNROLL for (uint32_t r = 0; r < nx; r++)
+            UNROLL
+            for (uint32_t r = 0; r < nx; r++)
                 acc[j * TILE_X + r] = v_fma(wv, xv[r], acc[j * TILE_X + r]);
         }
     }
     if (k < cols) {
-        UNROLL for (uint32_t j = 0; j < nw; j++)
-        {
+        UNROLL
+        for (uint32_t j = 0; j < nw; j++) {
             wv = v_load_part(w + (size_t)j * cols + k, cols - k);
-            UNROLL for (uint32_t r = 0; r < nx; r++)
-                acc[j * TILE_X + r] = v_fma(
-                    wv, v_load_part(x + (size_t)r * cols + k, cols - k), acc[j * TILE_X + r]);
+            UNROLL
+            for (uint32_t r = 0; r < nx; r++)
+                acc[j * TILE_X + r] =
+                    v_fma(wv, v_load_part(x + (size_t)r * cols + k, cols - k), acc[j * TILE_X + r]);
         }
     }
-    UNROLL for (uint32_t j = 0; j < nw; j++)
-        UNROLL for (uint32_t r = 0; r < nx; r++)
-            out[(size_t)r * out_cols + j] = v_sum(acc[j * TILE_X + r]) + (bias ? bias[j] : 0);
+    UNROLL
+    for (uint32_t j = 0; j < nw; j++)
+        UNROLL
+    for (uint32_t r = 0; r < nx; r++)
+        out[(size_t)r * out_cols + j] = v_sum(acc[j * TILE_X + r]) + (bias ? bias[j] : 0);
 }
 
 static void tile_4x3(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,

@@ -5,9 +5,9 @@
  * zeros behind the row's end and goes through the same arithmetic.
  */
 
-/* e^x: x = n ln2 + r with ln2 in two parts (Cody and Waite), a polynomial of degree 6 in |r| <= ln2/2
- * (Taylor's, 2^-23 relative), 2^n by the exponent.  0 below -87.3, where results would be subnormal;
- * e^88 above 88; NaN stays NaN. */
+/* e^x: x = n ln2 + r with ln2 in two parts (Cody and Waite), a polynomial of degree 6 in |r| <=
+ * ln2/2 (Taylor's, 2^-23 relative), 2^n by the exponent.  0 below -87.3, where results would be
+ * subnormal; e^88 above 88; NaN stays NaN. */
 VEC_FN v8 v_exp(v8 x)
 {
     const v8 shift = v_set(0x1.8p23f);
@@ -77,8 +77,7 @@ static void swiglu_range(const void *arg, uint32_t worker, uint32_t begin, uint3
         for (uint32_t i = 0; i < cols; i += 8) {
             v8 g = load_upto(gate + i, cols - i);
             v8 silu = v_div(g, v_add(v_set(1), v_exp(v_sub(v_set(0), g))));
-            store_upto(job->out + r * cols + i, v_mul(silu, load_upto(up + i, cols - i)),
-                       cols - i);
+            store_upto(job->out + r * cols + i, v_mul(silu, load_upto(up + i, cols - i)), cols - i);
         }
     }
 }

@@ -1,9 +1,10 @@
 /*
  * isa.h - the kernels of one instruction set, as functions over ranges of items
  *
- * ops.c fills a job and lets the pool call the function of the device's instruction set.  portable.c
- * and avx2.c compile the same bodies (body_*.h) over their own eight-lane vectors (vec_*.h), so both
- * sum in the same order; they differ only where fused multiply-add rounds once instead of twice.
+ * ops.c fills a job and lets the pool call the function of the device's instruction set. portable.c
+ * and avx2.c compile the same bodies (body_*.h) over their own eight-lane vectors (vec_*.h), so
+ * both sum in the same order; they differ only where fused multiply-add rounds once instead of
+ * twice.
  */
 #ifndef MP_KERNELS_CPU_ISA_H
 #define MP_KERNELS_CPU_ISA_H
@@ -36,7 +37,7 @@ struct embed_job { /* items: rows */
     float scale;
 };
 
-struct norm_job { /* items: rows */
+struct norm_job {     /* items: rows */
     float *out, *sum; /* sum: x + y goes here, NULL for a plain norm */
     const float *x, *y, *w;
     uint32_t cols;
@@ -91,8 +92,9 @@ extern const struct isa isa_portable;
 extern const struct isa isa_avx2;
 #endif
 
-/* Floats of scratch a worker needs for activations of at most cols_max columns: MATMUL_BLOCK decoded
- * rows; attention's group of heads needs less. */
-#define SCRATCH_FLOATS(cols_max) ((size_t)MATMUL_BLOCK * (((size_t)(cols_max) + 63) & ~63ull) + 4096)
+/* Floats of scratch a worker needs for activations of at most cols_max columns: MATMUL_BLOCK
+ * decoded rows; attention's group of heads needs less. */
+#define SCRATCH_FLOATS(cols_max)                                                                   \
+    ((size_t)MATMUL_BLOCK * (((size_t)(cols_max) + 63) & ~63ull) + 4096)
 
 #endif

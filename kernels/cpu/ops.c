@@ -47,8 +47,7 @@ void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uin
 void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
                    uint32_t rows, uint32_t cols, float eps)
 {
-    struct norm_job job = {
-        .out = out, .sum = x, .x = x, .y = y, .w = w, .cols = cols, .eps = eps};
+    struct norm_job job = {.out = out, .sum = x, .x = x, .y = y, .w = w, .cols = cols, .eps = eps};
 
     pool_run(d->pool, d->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }

@@ -2,8 +2,8 @@
  * pool.c - threads for loops
  *
  * `state` carries a loop's whole life: generation, an open bit, and how many threads are inside. A
- * thread enters an open generation by compare-and-swap, so none can enter after the caller has closed
- * it, and the loop's fields are only written while it is closed and empty.
+ * thread enters an open generation by compare-and-swap, so none can enter after the caller has
+ * closed it, and the loop's fields are only written while it is closed and empty.
  */
 #include "kernels/cpu/pool.h"
 
@@ -44,8 +44,8 @@ struct pool {
     atomic_uint sleepers;
     atomic_bool stop;
 
-    uint32_t threads;   /* the caller included */
-    uint32_t started;   /* workers[0..started) run */
+    uint32_t threads; /* the caller included */
+    uint32_t started; /* workers[0..started) run */
     struct worker *workers;
 };
 
@@ -200,8 +200,9 @@ static int start(struct pool *p, struct error *err)
         w->pool = p;
         w->index = p->started + 1;
         if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
-            rv = error_set(err, STATUS_EXHAUSTED, "cannot start thread %u of %u; lower Threads=",
-                           w->index + 1, p->threads);
+            rv =
+                error_set(err, STATUS_EXHAUSTED,
+                          "cannot start thread %u of %u; lower Threads=", w->index + 1, p->threads);
         else
             p->started++;
     }

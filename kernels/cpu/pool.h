@@ -1,10 +1,10 @@
 /*
  * pool.h - a fixed set of threads that share out the items of one loop at a time
  *
- * The caller of pool_run() is worker 0 and works too.  A thread that is not scheduled in time simply
- * takes no part: the caller waits only for threads that have claimed items, so a busy machine slows
- * a loop down but never stalls it.  Threads spin briefly between loops and then sleep, so that an
- * idle pool uses no CPU.
+ * The caller of pool_run() is worker 0 and works too.  A thread that is not scheduled in time
+ * simply takes no part: the caller waits only for threads that have claimed items, so a busy
+ * machine slows a loop down but never stalls it.  Threads spin briefly between loops and then
+ * sleep, so that an idle pool uses no CPU.
  */
 #ifndef MP_KERNELS_CPU_POOL_H
 #define MP_KERNELS_CPU_POOL_H

@@ -31,8 +31,7 @@ VEC_FN void v_store(float *p, v8 a)
 /* All ones in the first n lanes. */
 VEC_FN __m256i lanes_below(uint32_t n)
 {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n),
-                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
 VEC_FN v8 v_load_part(const float *p, uint32_t n)
@@ -163,8 +162,8 @@ VEC_FN b32 b_fifths(const uint8_t *p)
     memcpy(&bits, p, sizeof(bits));
     /* Byte i gets the byte that holds bit i, then keeps that bit. */
     __m256i spread = _mm256_shuffle_epi8(
-        _mm256_set1_epi32(bits), _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
-                                                    0x0303030303030303));
+        _mm256_set1_epi32(bits),
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303));
     __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
     __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
     return _mm256_and_si256(set, _mm256_set1_epi8(16));
@@ -197,7 +196,8 @@ VEC_FN void b_floats(v8 w[4], b32 a)
 
 VEC_FN void v_load_i8(v8 w[4], const uint8_t *p)
 {
-    UNROLL for (int i = 0; i < 4; i++) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
         __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * i));
         w[i] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x));
     }

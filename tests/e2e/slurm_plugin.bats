@@ -264,19 +264,56 @@ PY
     wait_for 2 eval '[ "$(logged_count close)" = 2 ]'
 }
 
-@test "the plugin removed, unreadable or cut off: jobs without our options run" {
-    local keep=$RIG_DIR/lib/keep.so cut=$RIG_DIR/lib/cut.so
+@test "the plugin removed, unreadable or of another Slurm release: jobs without our options run" {
+    local keep=$RIG_DIR/lib/keep.so new=$RIG_DIR/lib/new.so
     mv "$RIG_SO" "$keep"
-    run -0 rig_as alice srun -N2 true
-    install -m 600 "$keep" "$cut" && mv "$cut" "$RIG_SO"
-    run -0 rig_as alice srun -N2 true
-    for size in 0 1 60 400; do
+    run -0 rig_as alice srun -N2 echo ran
+    assert_has ran
+    install -m 600 "$keep" "$new" && mv "$new" "$RIG_SO"
+    run -0 rig_as alice srun -N2 echo ran
+    assert_has ran
+    other_release "$keep" "$new" && mv "$new" "$RIG_SO"
+    run -0 rig_as alice srun -N2 echo ran
+    assert_has ran
+    run rig_as alice srun --model=tiny true
+    assert_has "unrecognized option"
+    job=$(submit alice --wrap 'echo ran')
+    job_output alice "$job"
+    assert_has ran
+    mv "$keep" "$RIG_SO"
+    run -0 rig_as alice srun --model=tiny true
+}
+
+# Copy the plugin with 21.08 as its plugin_version.
+other_release()
+{
+    python3 - "$1" "$2" <<'PY'
+import re, subprocess, sys
+old, new = sys.argv[1:]
+table = subprocess.run(["readelf", "-sW", "--dyn-syms", old], capture_output=True, text=True).stdout
+at = int(re.search(r"([0-9a-f]{16}) .* plugin_version\b", table)[1], 16)
+data = bytearray(open(old, "rb").read())  # its segment is mapped at its file offset
+data[at:at + 4] = (21 << 16 | 8 << 8).to_bytes(4, "little")
+open(new, "wb").write(data)
+PY
+    chmod 644 "$2"
+}
+
+@test "the plugin cut off anywhere: jobs without our options run" {
+    local keep=$RIG_DIR/lib/keep.so cut=$RIG_DIR/lib/cut.so size whole
+    cp "$RIG_SO" "$keep" # as `make install` leaves it
+    "$RIG_SRC/plugin/seal" "$keep"
+    whole=$(stat -c %s "$keep")
+    for size in 0 1 60 400 4096 $((whole / 3)) $((whole / 2)) $((whole - 600)) $((whole - 1)); do
         head -c $size "$keep" >"$cut" && chmod 644 "$cut" && mv "$cut" "$RIG_SO"
-        run -0 rig_as alice srun -N2 true
-        job=$(submit alice --wrap 'echo ran')
-        job_output alice "$job"
+        run -0 rig_as alice srun -N2 echo ran
         assert_has ran
+        run rig_as alice srun --model=tiny true
+        assert_has "unrecognized option"
     done
+    job=$(submit alice --wrap 'echo ran')
+    job_output alice "$job"
+    assert_has ran
     mv "$keep" "$RIG_SO"
     run -0 rig_as alice srun --model=tiny true
 }

@@ -20,8 +20,7 @@
 #     RIG_BUILD=DIR    a build tree; the default is the source tree
 #     RIG_PREFIX=DIR   an installed prefix, in place of a build tree
 #     RIG_PLUGIN=FILE  spank_modelpool.so, `none` for a Slurm without it; else from the two above
-#     RIG_PLUGIN_ARGS  arguments in plugstack.conf; default socket=... (and config=... is the test's)
-#     RIG_MODE=WORD    `optional` (default) or `required`, in plugstack.conf
+#     RIG_PLUGIN_ARGS  arguments in plugstack.conf; default socket=RIG_SOCKET
 # and reads inside:
 #     RIG_DIR          the private directory: etc/ log/ run/ spool/ home/USER lib/
 #     RIG_SOCKET       the control socket of modelpoold
@@ -160,8 +159,6 @@ rig_start_munge()
     local key=$RIG_DIR/etc/munge.key i
     mkdir -p /run/munge && chown munge:munge /run/munge || return 1
     (umask 077 && head -c 128 /dev/urandom >"$key") && chown munge:munge "$key" || return 1
-    chown munge:munge "$RIG_DIR/etc" 2>/dev/null
-    chown root:root "$RIG_DIR/etc"
     touch "$RIG_DIR/log/munged.log" && chown munge:munge "$RIG_DIR/log/munged.log" || return 1
     setpriv --reuid munge --regid munge --clear-groups munged --force --foreground \
         --key-file="$key" --pid-file=/run/munge/munged.pid --seed-file=/run/munge/munged.seed \
@@ -226,8 +223,7 @@ rig_write_plugstack()
         return 1
     fi
     install -m 644 "$RIG_PLUGIN" "$RIG_SO" || return 1
-    printf '%s %s %s\n' "${RIG_MODE:-optional}" "$RIG_SO" \
-        "${RIG_PLUGIN_ARGS-socket=$RIG_SOCKET}" >"$conf"
+    printf 'optional %s %s\n' "$RIG_SO" "${RIG_PLUGIN_ARGS-socket=$RIG_SOCKET}" >"$conf"
 }
 
 rig_start_slurm()
@@ -276,17 +272,19 @@ rig_as()
 }
 
 # Start modelpoold with RIG_DIR/etc/modelpool.conf, which the caller has written, and wait for its
-# socket.  Its pid is then in RIG_DAEMON_PID.  Further arguments go to modelpoold.
+# socket.  Its pid is then in RIG_DIR/run/modelpoold.pid.  Further arguments go to modelpoold.
 rig_start_daemon()
 {
-    local conf=$RIG_DIR/etc/modelpool.conf i
+    local conf=$RIG_DIR/etc/modelpool.conf i pid
     command -v modelpoold >/dev/null || { rig_say "modelpoold is not built"; return 1; }
     mkdir -p /run/modelpool "$RIG_DIR/modelpool" &&
         chown modelpool:modelpool /run/modelpool "$RIG_DIR/modelpool" || return 1
-    modelpoold "$@" -f "$conf" >>"$RIG_DIR/log/modelpoold.log" 2>&1 3>&- &
-    RIG_DAEMON_PID=$!
+    rm -f "$RIG_SOCKET"
+    modelpoold "$@" -f "$conf" >>"$RIG_DIR/log/modelpoold.log" 2>&1 &
+    pid=$!
+    echo "$pid" >"$RIG_DIR/run/modelpoold.pid"
     for ((i = 0; i < 200; i++)); do
-        kill -0 "$RIG_DAEMON_PID" 2>/dev/null || break
+        kill -0 "$pid" 2>/dev/null || break
         [ -S "$RIG_SOCKET" ] && return 0
         sleep 0.05
     done

@@ -14,35 +14,11 @@ import socket
 import struct
 import threading
 
-WIRE_BODY_MAX = 16384
+import wire
 
 
 def send(conn, pairs):
-    body = b"".join(k.encode() + b"\0" + str(v).encode() + b"\0" for k, v in pairs)
-    conn.sendall(struct.pack("<I", len(body)) + body)
-
-
-def take(conn, count):
-    data = b""
-    while len(data) < count:
-        more = conn.recv(count - len(data))
-        if not more:
-            return None
-        data += more
-    return data
-
-
-def receive(conn):
-    head = take(conn, 4)
-    if head is None:
-        return None
-    size, = struct.unpack("<I", head)
-    assert size <= WIRE_BODY_MAX, size
-    body = take(conn, size)
-    assert body is not None and body.endswith(b"\0")
-    words = body[:-1].decode().split("\0")
-    assert len(words) % 2 == 0, words
-    return dict(zip(words[::2], words[1::2]))
+    conn.sendall(wire.encode(pairs))
 
 
 class Daemon:
@@ -85,7 +61,7 @@ class Daemon:
         peer = struct.unpack("3i", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         grant = None
         try:
-            while (request := receive(conn)) is not None:
+            while (request := wire.receive(conn)) is not None:
                 grant = self.answer(conn, request, peer[1]) or grant
         except ConnectionError:
             pass

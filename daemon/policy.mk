@@ -1,0 +1,43 @@
+# The policy thread, the writer thread and mailboxes
+noinst_LIBRARIES += daemon/libpolicy.a
+daemon_libpolicy_a_SOURCES = \
+    daemon/engine_link.c \
+    daemon/engine_link.h \
+    daemon/mailbox.c \
+    daemon/mailbox.h \
+    daemon/policy.c \
+    daemon/policy.h \
+    daemon/policy_command.c \
+    daemon/policy_engine.c \
+    daemon/policy_event.c \
+    daemon/policy_sequence.c \
+    daemon/policy_snapshot.c \
+    daemon/policy_state.h \
+    daemon/policy_turn.c \
+    daemon/supervisor.c \
+    daemon/supervisor.h \
+    daemon/writer.c \
+    daemon/writer.h
+
+check_PROGRAMS += \
+    tests/tools/fake_engine \
+    tests/unit/mailbox_test \
+    tests/unit/policy_test \
+    tests/unit/writer_test
+TESTS += \
+    tests/unit/mailbox_test \
+    tests/unit/policy_test \
+    tests/unit/writer_test
+
+tests_tools_fake_engine_SOURCES = tests/tools/fake_engine.c tests/tools/fake_engine.h
+tests_tools_fake_engine_LDADD = common/libcommon.a
+tests_unit_mailbox_test_SOURCES = tests/unit/mailbox_test.c
+tests_unit_mailbox_test_LDADD = daemon/libpolicy.a common/libcommon.a $(CMOCKA_LIBS) -lpthread
+tests_unit_policy_test_SOURCES = tests/unit/policy_test.c
+tests_unit_policy_test_LDADD = \
+    daemon/libpolicy.a sched/libsched.a common/libcommon.a \
+    $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
+tests_unit_writer_test_SOURCES = tests/unit/writer_test.c
+tests_unit_writer_test_LDADD = \
+    daemon/libpolicy.a db/libdb.a common/libcommon.a \
+    $(CMOCKA_LIBS) $(SQLITE_LIBS) -lpthread

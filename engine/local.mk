@@ -1,0 +1,79 @@
+# engine: the process that owns an instance's device
+noinst_LIBRARIES += engine/libengine.a
+engine_libengine_a_SOURCES = \
+    engine/arena.c \
+    engine/arena.h \
+    engine/channel.c \
+    engine/channel.h \
+    engine/engine.c \
+    engine/engine.h \
+    engine/forward.c \
+    engine/forward.h \
+    engine/pages.c \
+    engine/pages.h \
+    engine/residency.c \
+    engine/residency.h \
+    engine/sampler.c \
+    engine/sampler.h \
+    engine/sequence.c \
+    engine/sequence.h \
+    engine/step.c \
+    engine/step.h \
+    engine/turn.c \
+    engine/turn.h \
+    engine/weights.c \
+    engine/weights.h
+
+ENGINE_LIBS = \
+    engine/libengine.a \
+    model/libmodel.a \
+    kernels/libkernels.a \
+    common/libcommon.a \
+    $(HWLOC_LIBS) \
+    -lm -lpthread
+
+libexec_PROGRAMS += modelpool-engine
+modelpool_engine_SOURCES = engine/main.c
+modelpool_engine_LDADD = $(ENGINE_LIBS)
+
+# A tiny random model, for tests of every room.
+check_PROGRAMS += tests/tools/tiny-gguf
+tests_tools_tiny_gguf_SOURCES = \
+    tests/tools/tiny-gguf.c \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+
+check_PROGRAMS += \
+    tests/unit/engine_channel_test \
+    tests/unit/engine_golden_test \
+    tests/unit/engine_test \
+    tests/unit/engine_turn_test
+TESTS += \
+    tests/unit/engine_channel_test \
+    tests/unit/engine_golden_test \
+    tests/unit/engine_test \
+    tests/unit/engine_turn_test
+tests_unit_engine_channel_test_SOURCES = \
+    tests/unit/engine_channel_test.c \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+tests_unit_engine_channel_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_golden_test_SOURCES = \
+    tests/unit/engine_golden_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_engine_golden_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/engine_test.c \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+tests_unit_engine_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_turn_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/engine_turn_test.c \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+tests_unit_engine_turn_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)

@@ -1,0 +1,366 @@
+/*
+ * kernels_test.c - stored types, matrix products and row operations against the reference
+ */
+#include "tests/unit/kernels_compare.h"
+
+static const enum dtype dtypes[] = {
+    DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0,
+    DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
+};
+#define DTYPE_COUNT (sizeof(dtypes) / sizeof(dtypes[0]))
+#define ROWS_MAX    33u
+
+/* ---- comparisons and sizes ----------------------------------------------------------------- */
+
+static void test_nan_is_never_close(void **state)
+{
+    (void)state;
+    assert_false(close_to(NAN, 0, 1e9));
+    assert_false(close_to(0, NAN, 1e9));
+    assert_false(close_to(NAN, NAN, INFINITY));
+    assert_false(close_to(1.1, 1, 0.05));
+    assert_true(close_to(1.1, 1, 0.2));
+}
+
+static void test_row_bytes(void **state)
+{
+    (void)state;
+    assert_int_equal(dtype_row_bytes(DTYPE_F32, 7), 28);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q4_1, 576), 360);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q8_0, 576), 612);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q6_K, 512), 420);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q4_0, 33), 0);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q4_K, 576), 0);
+    assert_int_equal(dtype_row_bytes(99, 32), 0);
+    assert_int_equal(dtype_row_bytes(4, 32), 0);
+    assert_int_equal(dtype_row_bytes(DTYPE_F32, UINT64_MAX / 2), 0);
+    assert_int_equal(dtype_block_bytes(1000000), 0);
+    assert_string_equal(dtype_name(DTYPE_Q6_K), "Q6_K");
+    assert_string_equal(dtype_name(31), "unknown");
+}
+
+static void test_device_refusals(void **state)
+{
+    struct error err;
+
+    (void)state;
+    assert_null(device_create(1, 1, 0, &err));
+    assert_int_equal(err.status, STATUS_INVALID);
+    assert_null(device_create(100000, 1, 64, &err));
+    assert_int_equal(err.status, STATUS_INVALID);
+    assert_null(device_create_isa("cray", 1, 64, &err));
+    assert_int_equal(err.status, STATUS_UNSUPPORTED);
+    device_destroy(NULL);
+}
+
+static void test_device_name(void **state)
+{
+    struct device *d = device_create_isa("portable", 2, 64, NULL);
+
+    (void)state;
+    assert_non_null(d);
+    assert_string_equal(device_name(d), "cpu portable, 2 threads");
+    device_destroy(d);
+}
+
+/* ---- stored types -------------------------------------------------------------------------- */
+
+/* What the gguf package decodes; see tests/golden/kernels/dequantize.py. */
+static void test_golden_blocks(void **state)
+{
+    FILE *f = fopen(SRCDIR "/tests/golden/kernels/dequantize.bin", "rb");
+    uint8_t blocks[2048];
+    float want[512], got[512];
+    uint32_t head[2];
+    size_t records = 0;
+
+    (void)state;
+    assert_non_null(f);
+    while (fread(head, sizeof(head), 1, f) == 1) {
+        size_t bytes = dtype_row_bytes(head[0], head[1]);
+        assert_true(bytes > 0 && bytes <= sizeof(blocks) && head[1] <= 512);
+        assert_int_equal(fread(blocks, bytes, 1, f), 1);
+        assert_int_equal(fread(want, head[1] * sizeof(float), 1, f), 1);
+        ref_dequantize(got, blocks, (enum dtype)head[0], head[1]);
+        assert_same_bits(got, want, head[1], dtype_name(head[0]));
+        records++;
+    }
+    fclose(f);
+    assert_int_equal(records, DTYPE_COUNT);
+}
+
+/* Embedding a row decodes it: every instruction set gives the reference's bits. */
+static void check_embed(struct device *d, enum dtype dtype, uint32_t cols, uint64_t *seed)
+{
+    struct weight table = random_weight(dtype, 40, cols, seed);
+    size_t row_bytes = dtype_row_bytes(dtype, cols);
+    uint32_t tokens[ROWS_MAX];
+    float *got = allocate(ROWS_MAX * cols * sizeof(*got));
+    float *want = allocate(cols * sizeof(*want));
+
+    for (uint32_t r = 0; r < ROWS_MAX; r++)
+        tokens[r] = random_bits(seed) % table.rows;
+    k_embed(d, got, &table, tokens, ROWS_MAX, 0.5f);
+    device_sync(d);
+    for (size_t r = 0; r < ROWS_MAX; r++) {
+        ref_dequantize(want, (const char *)table.data + tokens[r] * row_bytes, dtype, cols);
+        for (uint32_t i = 0; i < cols; i++)
+            want[i] *= 0.5f;
+        assert_same_bits(got + r * cols, want, cols, dtype_name(dtype));
+    }
+    free((void *)(uintptr_t)table.data);
+    free(got);
+    free(want);
+}
+
+static void test_embed(void **state)
+{
+    static const uint32_t widths[] = {1, 7, 33, 256, 576, 768};
+    uint64_t seed = 1;
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 2, 768);
+        for (size_t t = 0; d && t < DTYPE_COUNT; t++)
+            for (size_t c = 0; c < sizeof(widths) / sizeof(widths[0]); c++)
+                if (dtype_row_bytes(dtypes[t], widths[c]) > 0)
+                    check_embed(d, dtypes[t], widths[c], &seed);
+        device_destroy(d);
+    }
+}
+
+/* ---- matrix products ----------------------------------------------------------------------- */
+
+/* A product's tolerance follows the sum of its terms' sizes: their rounding is what differs. */
+static void assert_product(const float *got, const float *x, const struct weight *w,
+                           const float *bias, uint32_t rows)
+{
+    size_t row_bytes = dtype_row_bytes(w->dtype, w->cols);
+    float *decoded = allocate(w->cols * sizeof(*decoded));
+    float *want = allocate((size_t)rows * w->rows * sizeof(*want));
+
+    ref_matmul(want, x, w, bias, rows);
+    for (size_t j = 0; j < w->rows; j++) {
+        ref_dequantize(decoded, (const char *)w->data + j * row_bytes, w->dtype, w->cols);
+        for (size_t r = 0; r < rows; r++) {
+            double size = bias ? fabs((double)bias[j]) : 0;
+            for (size_t k = 0; k < w->cols; k++)
+                size += fabs((double)decoded[k] * x[r * w->cols + k]);
+            size_t at = r * w->rows + j;
+            if (!close_to(got[at], want[at], 1e-6 * size + 1e-7))
+                fail_msg("%s %ux%u row %zu of %u, output %zu: %.9g, not %.9g", dtype_name(w->dtype),
+                         w->rows, w->cols, r, rows, j, (double)got[at], (double)want[at]);
+        }
+    }
+    free(decoded);
+    free(want);
+}
+
+/* All rows at once against the reference, then every smaller number of rows, an odd slice of the
+ * output rows, and another number of threads, all bit for bit. */
+static void check_matmul(struct device *d, struct device *other, enum dtype dtype, uint32_t out,
+                         uint32_t cols, uint64_t *seed)
+{
+    struct weight w = random_weight(dtype, out, cols, seed), slice = w;
+    float *x = random_floats((size_t)ROWS_MAX * cols, seed), *bias = random_floats(out, seed);
+    float *all = allocate((size_t)ROWS_MAX * out * sizeof(*all));
+    float *part = allocate((size_t)ROWS_MAX * out * sizeof(*part));
+
+    k_matmul(d, all, x, &w, bias, ROWS_MAX);
+    assert_product(all, x, &w, bias, ROWS_MAX);
+    for (uint32_t rows = 1; rows < ROWS_MAX; rows += rows < 8 ? 1 : 5) {
+        size_t first = ROWS_MAX - rows;
+        k_matmul(d, part, x + first * cols, &w, bias, rows);
+        assert_same_bits(part, all + first * out, (size_t)rows * out, "fewer rows");
+    }
+    k_matmul(other, part, x, &w, bias, ROWS_MAX);
+    assert_same_bits(part, all, (size_t)ROWS_MAX * out, "other threads");
+    slice.rows = (out + 1) / 2;
+    slice.data = (const char *)w.data + (out - slice.rows) * dtype_row_bytes(dtype, cols);
+    for (uint32_t rows = 1; rows <= 2; rows++) {
+        k_matmul(d, part, x, &slice, bias + out - slice.rows, rows);
+        for (size_t r = 0; r < rows; r++)
+            assert_same_bits(part + r * slice.rows, all + r * out + out - slice.rows, slice.rows,
+                             "slice of a matrix");
+    }
+    k_matmul(d, part, x, &w, NULL, 1);
+    assert_product(part, x, &w, NULL, 1);
+    free((void *)(uintptr_t)w.data);
+    free(x);
+    free(bias);
+    free(all);
+    free(part);
+}
+
+static void test_matmul(void **state)
+{
+    static const struct {
+        uint32_t out, cols;
+    } shapes[] = {{1, 1}, {3, 7}, {17, 33}, {1, 256}, {50, 256}, {19, 768}, {192, 576}};
+    uint64_t seed = 2;
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *one = open_device(isa_names[n], 1, 768);
+        struct device *three = open_device(isa_names[n], 3, 768);
+        for (size_t t = 0; one && three && t < DTYPE_COUNT; t++)
+            for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++)
+                if (dtype_row_bytes(dtypes[t], shapes[s].cols) > 0)
+                    check_matmul(three, one, dtypes[t], shapes[s].out, shapes[s].cols, &seed);
+        device_destroy(one);
+        device_destroy(three);
+    }
+}
+
+static void test_matmul_passes_nan_on(void **state)
+{
+    uint64_t seed = 3;
+    struct weight w = random_weight(DTYPE_Q4_1, 5, 64, &seed);
+    float *x = random_floats(128, &seed), out[10];
+
+    (void)state;
+    x[64 + 40] = NAN;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 1, 64);
+        if (!d)
+            continue;
+        k_matmul(d, out, x, &w, NULL, 2);
+        for (int j = 0; j < 5; j++) {
+            assert_false(is_nan(out[j]));
+            assert_true(is_nan(out[5 + j]));
+        }
+        device_destroy(d);
+    }
+    free((void *)(uintptr_t)w.data);
+    free(x);
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+static const uint32_t row_widths[] = {1, 7, 8, 9, 31, 576, 1536};
+#define ROW_WIDTHS (sizeof(row_widths) / sizeof(row_widths[0]))
+
+static void check_norms(struct device *d, uint32_t rows, uint32_t cols, uint64_t *seed)
+{
+    size_t n = (size_t)rows * cols;
+    float *x = random_floats(n, seed), *y = random_floats(n, seed), *w = random_floats(cols, seed);
+    float *sum = allocate(n * sizeof(*sum)), *got = allocate(n * sizeof(*got));
+    float *want = allocate(n * sizeof(*want)), *alone = allocate(cols * sizeof(*alone));
+
+    k_rmsnorm(d, got, x, w, rows, cols, 1e-5f);
+    ref_rmsnorm(want, x, w, rows, cols, 1e-5f);
+    assert_close(got, want, n, 2e-6, "rmsnorm");
+    k_rmsnorm(d, alone, x + n - cols, w, 1, cols, 1e-5f);
+    assert_same_bits(alone, got + n - cols, cols, "rmsnorm of one row");
+
+    for (size_t i = 0; i < n; i++)
+        sum[i] = x[i] + y[i];
+    k_rmsnorm(d, want, sum, w, rows, cols, 1e-5f);
+    k_add_rmsnorm(d, got, x, y, w, rows, cols, 1e-5f);
+    assert_same_bits(x, sum, n, "sum of add_rmsnorm");
+    assert_same_bits(got, want, n, "add_rmsnorm");
+    k_rmsnorm(d, sum, sum, w, rows, cols, 1e-5f);
+    assert_same_bits(sum, want, n, "rmsnorm in place");
+    free(x);
+    free(y);
+    free(w);
+    free(sum);
+    free(got);
+    free(want);
+    free(alone);
+}
+
+static void test_norms(void **state)
+{
+    uint64_t seed = 4;
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 2, 1536);
+        for (size_t c = 0; d && c < ROW_WIDTHS; c++)
+            for (uint32_t rows = 1; rows <= ROWS_MAX; rows += 4)
+                check_norms(d, rows, row_widths[c], &seed);
+        device_destroy(d);
+    }
+}
+
+static void check_swiglu(struct device *d, uint32_t rows, uint32_t cols, uint64_t *seed)
+{
+    size_t n = (size_t)rows * cols;
+    float *x = random_floats(2 * n, seed), *got = allocate(n * sizeof(*got));
+    float *want = allocate(n * sizeof(*want)), *alone = allocate(cols * sizeof(*alone));
+
+    /* From where exp overflows to where it vanishes. */
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < cols; i++)
+            x[r * 2 * cols + i] *= i % 3 == 0 ? 1 : i % 3 == 1 ? 20 : 200;
+    k_swiglu(d, got, x, rows, cols);
+    ref_swiglu(want, x, rows, cols);
+    assert_close(got, want, n, 2e-6, "swiglu");
+    k_swiglu(d, alone, x + (size_t)(rows - 1) * 2 * cols, 1, cols);
+    assert_same_bits(alone, got + n - cols, cols, "swiglu of one row");
+    free(x);
+    free(got);
+    free(want);
+    free(alone);
+}
+
+static void test_swiglu(void **state)
+{
+    uint64_t seed = 5;
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 2, 1536);
+        for (size_t c = 0; d && c < ROW_WIDTHS; c++)
+            for (uint32_t rows = 1; rows <= ROWS_MAX; rows += 4)
+                check_swiglu(d, rows, row_widths[c], &seed);
+        device_destroy(d);
+    }
+}
+
+/* The same number in every lane of a vector and in every tail gives the same bits, and what is no
+ * number stays none. */
+static void test_swiglu_lanes(void **state)
+{
+    float x[22], out[11];
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 1, 16);
+        if (!d)
+            continue;
+        for (int i = 0; i < 11; i++) {
+            x[i] = -1.2345f;
+            x[11 + i] = 1;
+        }
+        k_swiglu(d, out, x, 1, 11);
+        for (int i = 1; i < 11; i++)
+            assert_same_bits(&out[i], &out[0], 1, "lane");
+        x[3] = NAN;
+        x[4] = INFINITY;
+        k_swiglu(d, out, x, 1, 11);
+        assert_true(is_nan(out[3]));
+        assert_true(out[4] == INFINITY);
+        assert_false(is_nan(out[5]));
+        device_destroy(d);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nan_is_never_close),
+        cmocka_unit_test(test_row_bytes),
+        cmocka_unit_test(test_device_refusals),
+        cmocka_unit_test(test_device_name),
+        cmocka_unit_test(test_golden_blocks),
+        cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_matmul_passes_nan_on),
+        cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_swiglu_lanes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
