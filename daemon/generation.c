@@ -285,6 +285,8 @@ static void fail(struct generation *g, const struct error *err)
 
 static int keep(struct generation *g, const char *text, size_t len, struct error *err)
 {
+    if (len == 0)
+        return 0;
     if (len > g->text_room - g->text_len) {
         size_t room = (g->text_len + len) * 2 + 256;
         char *t = realloc(g->text, room);
@@ -301,7 +303,7 @@ static int keep(struct generation *g, const char *text, size_t len, struct error
 static int emit(struct generation *g, const char *text, size_t len, struct error *err)
 {
     if (len == 0)
-        return 0;
+        return 0; /* no event says nothing */
     if (!g->request.stream)
         return keep(g, text, len, err);
     struct openai_answer a = answer_of(g);

@@ -351,8 +351,11 @@ struct grant *leases_open(struct leases *l, const struct lease_ask *ask, leases_
         }
         goto fail;
     }
-    log_info("job %" PRId64 " step %s: uid %ld is granted %s%s", ask->job, g->row.step_name,
-             (long)ask->uid, g->row.models, again ? " (again)" : "");
+    if (ask->job)
+        log_info("job %" PRId64 " step %s: uid %ld is granted %s%s", ask->job, g->row.step_name,
+                 (long)ask->uid, g->row.models, again ? " (again)" : "");
+    else
+        log_info("uid %ld is granted %s, no job", (long)ask->uid, g->row.models);
     /* A lease without a live grant may be of a run before a requeue: ask about it again. */
     if (idle && lease->row.job && l->f->config->identity == IDENTITY_SLURM) {
         lease->asking = 1;

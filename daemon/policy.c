@@ -161,7 +161,7 @@ static void *policy_main(void *arg)
 
 /* --- beginning and end ------------------------------------------------------------------------ */
 
-int instance_is_here(const struct config *config, const struct config_instance *instance)
+static int instance_is_here(const struct config *config, const struct config_instance *instance)
 {
     size_t len = strlen(config->node);
 

@@ -22,10 +22,12 @@ daemon_libpolicy_a_SOURCES = \
 check_PROGRAMS += \
     tests/tools/fake_engine \
     tests/unit/mailbox_test \
+    tests/unit/policy_engine_test \
     tests/unit/policy_test \
     tests/unit/writer_test
 TESTS += \
     tests/unit/mailbox_test \
+    tests/unit/policy_engine_test \
     tests/unit/policy_test \
     tests/unit/writer_test
 
@@ -33,6 +35,10 @@ tests_tools_fake_engine_SOURCES = tests/tools/fake_engine.c tests/tools/fake_eng
 tests_tools_fake_engine_LDADD = common/libcommon.a
 tests_unit_mailbox_test_SOURCES = tests/unit/mailbox_test.c
 tests_unit_mailbox_test_LDADD = daemon/libpolicy.a common/libcommon.a $(CMOCKA_LIBS) -lpthread
+tests_unit_policy_engine_test_SOURCES = tests/unit/policy_engine_test.c
+tests_unit_policy_engine_test_LDADD = \
+    daemon/libpolicy.a sched/libsched.a common/libcommon.a \
+    $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
 tests_unit_policy_test_SOURCES = tests/unit/policy_test.c
 tests_unit_policy_test_LDADD = \
     daemon/libpolicy.a sched/libsched.a common/libcommon.a \

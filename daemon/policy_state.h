@@ -24,7 +24,7 @@
 #include "sched/sched.h"
 
 #define POLICY_TURNS_HELD 2u         /* by an engine */
-#define POLICY_QUEUE_LOW  (1u << 20) /* bytes queued to an engine above which nothing is opened */
+#define POLICY_QUEUE_LOW  (1u << 19) /* bytes queued to an engine above which nothing is opened */
 #define POLICY_OPEN_MAX   2048u      /* sequences in one engine */
 #define POLICY_EMPTY_MAX  200u       /* turns in a row without a step though sequences are there */
 
@@ -140,7 +140,6 @@ void policy_settle(struct policy *p);
 /* A zeroed event with room for rows.  Waits for memory: an event that is lost is a lost token. */
 struct policy_event *event_make(enum policy_event_kind kind, uint32_t rows);
 void event_emit(struct policy *p, struct policy_event *ev);
-int instance_is_here(const struct config *config, const struct config_instance *instance);
 
 /* --- policy_sequence.c: their table, opening and ending --- */
 int sequence_table_init(struct policy *p, struct error *err);

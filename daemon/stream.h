@@ -4,7 +4,8 @@
  * While a request waits for its answer, libevent's HTTP code reads nothing and so would not see the
  * client leave; stream_open() keeps the socket readable without handing the bytes on.  What is written
  * is counted as it leaves for the kernel: `delivered` hears of a mark when all bytes before it have
- * been taken by the socket.  Event format: HTML standard, "Server-sent events".
+ * been taken by the socket; a SIGKILL between the two loses the mark, so that the count may be short of
+ * that one write and is never beyond.  Event format: HTML standard, "Server-sent events".
  */
 #ifndef MP_DAEMON_STREAM_H
 #define MP_DAEMON_STREAM_H

@@ -29,6 +29,7 @@ static float block_scores(float *p, const float *q, const float *keys, uint32_t 
         v8 acc[8], s;
         uint32_t i = 0;
         /* Positions past the last one have no key yet: read the last one's again. */
+        UNROLL
         for (uint32_t l = 0; l < 8; l++) {
             key[l] = keys + (size_t)(t + l < count ? t + l : count - 1) * dim;
             acc[l] = v_set(0);
@@ -41,6 +42,7 @@ static float block_scores(float *p, const float *q, const float *keys, uint32_t 
         }
         if (i < dim) {
             v8 qv = v_load_part(q + i, dim - i);
+            UNROLL
             for (uint32_t l = 0; l < 8; l++)
                 acc[l] = v_fma(v_load_part(key[l] + i, dim - i), qv, acc[l]);
         }
@@ -109,53 +111,68 @@ static void attend_block(struct softmax *s, float *acc, const float *q, const fl
     block_values(acc, p, values, count, dim, keep[0]);
 }
 
-/* Query heads that go through a block together; a larger group takes several turns. */
+/* Query heads, and tokens of a sequence, that go through a block together; more take several turns.
+ */
 #define GROUP_AT_ONCE 16u
 
-/* n <= GROUP_AT_ONCE query heads of one key head for the token at pos; out, q: the first of them.
- */
+/* n <= GROUP_AT_ONCE query heads of one key head for `tokens` <= ATTENTION_TOKENS tokens from pos
+ * on; out, q: the first head of the first of them, `stride` floats before the next token's. */
 static void attend(const struct attention_job *job, const struct attn_row *seq, uint32_t pos,
-                   uint32_t kv_head, float *out, const float *q, uint32_t n)
+                   uint32_t tokens, uint32_t kv_head, float *out, const float *q, size_t stride,
+                   uint32_t n)
 {
     const struct kv_layout *kv = job->kv;
-    uint32_t dim = kv->head_dim;
+    uint32_t dim = kv->head_dim, last = pos + tokens - 1;
     uint32_t length = kv->page_tokens < ATTENTION_BLOCK ? kv->page_tokens : ATTENTION_BLOCK;
-    struct softmax heads[GROUP_AT_ONCE];
+    struct softmax heads[ATTENTION_TOKENS][GROUP_AT_ONCE];
 
-    for (uint32_t g = 0; g < n; g++)
-        heads[g] = (struct softmax){v_set(0), -INFINITY};
-    memset(out, 0, (size_t)n * dim * sizeof(float));
-    for (uint32_t start = 0; start <= pos; start += length) {
-        size_t slot = start % kv->page_tokens;
-        uint32_t count = pos + 1 - start < length ? pos + 1 - start : length;
-        const float *keys = page_rows(kv, job->layer, seq, job->pages, 0, kv_head, start);
-        const float *values = page_rows(kv, job->layer, seq, job->pages, 1, kv_head, start);
+    for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t g = 0; g < n; g++)
-            attend_block(&heads[g], out + (size_t)g * dim, q + (size_t)g * dim, keys + slot * dim,
-                         values + slot * dim, count, dim, job->scale);
+            heads[t][g] = (struct softmax){v_set(0), -INFINITY};
+        memset(out + t * stride, 0, (size_t)n * dim * sizeof(float));
     }
-    for (uint32_t g = 0; g < n; g++) {
-        float sum = v_sum(heads[g].sum);
-        for (uint32_t i = 0; i < dim; i++)
-            out[(size_t)g * dim + i] /= sum;
+    for (uint32_t start = 0; start <= last; start += length) {
+        size_t slot = start % kv->page_tokens * (size_t)dim;
+        const float *keys = page_rows(kv, job->layer, seq, job->pages, 0, kv_head, start) + slot;
+        const float *values = page_rows(kv, job->layer, seq, job->pages, 1, kv_head, start) + slot;
+        for (uint32_t t = start > pos ? start - pos : 0; t < tokens; t++) {
+            uint32_t seen = pos + t + 1 - start, count = seen < length ? seen : length;
+            for (size_t g = 0; g < n; g++)
+                attend_block(&heads[t][g], out + t * stride + g * dim, q + t * stride + g * dim,
+                             keys, values, count, dim, job->scale);
+        }
+    }
+    for (uint32_t t = 0; t < tokens; t++) {
+        for (uint32_t g = 0; g < n; g++) {
+            float sum = v_sum(heads[t][g].sum);
+            for (uint32_t i = 0; i < dim; i++)
+                out[t * stride + (size_t)g * dim + i] /= sum;
+        }
     }
 }
 
+/* An item is a key head of a run of at most ATTENTION_TOKENS tokens of one sequence. */
 static void attention_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
 {
     const struct attention_job *job = arg;
     const struct kv_layout *kv = job->kv;
-    uint32_t group = job->q_heads / kv->kv_heads, token;
+    uint32_t group = job->q_heads / kv->kv_heads;
+    size_t stride = (size_t)job->q_heads * kv->head_dim;
 
     (void)worker;
     for (uint32_t item = begin; item < end; item++) {
-        const struct attn_row *seq = find_row(job->seqs, item / kv->kv_heads, &token);
-        size_t first = (size_t)(seq->first_row + token) * job->q_heads;
-        uint32_t kv_head = item % kv->kv_heads;
+        const struct attn_row *seq = job->seqs;
+        uint32_t run = item / kv->kv_heads, kv_head = item % kv->kv_heads;
+        while (run >= ATTENTION_RUNS(seq->count))
+            run -= ATTENTION_RUNS((seq++)->count);
+        uint32_t token = run * ATTENTION_TOKENS, left = seq->count - token;
+        uint32_t tokens = left < ATTENTION_TOKENS ? left : ATTENTION_TOKENS;
         for (uint32_t g = 0; g < group; g += GROUP_AT_ONCE) {
             uint32_t n = group - g < GROUP_AT_ONCE ? group - g : GROUP_AT_ONCE;
-            size_t at = (first + (size_t)kv_head * group + g) * kv->head_dim;
-            attend(job, seq, seq->first_pos + token, kv_head, job->out + at, job->q + at, n);
+            size_t at = (size_t)(seq->first_row + token) * stride +
+                        ((size_t)kv_head * group + g) * kv->head_dim;
+            attend(job, seq, seq->first_pos + token, tokens, kv_head, job->out + at, job->q + at,
+                   stride, n);
         }
     }
 }

@@ -137,6 +137,7 @@ VEC_FN void tile(float *out, uint32_t out_cols, const float *w, const float *x, 
     v8 acc[TILE_W * TILE_X], xv[TILE_X], wv;
     uint32_t k = 0;
 
+    UNROLL
     for (uint32_t i = 0; i < TILE_W * TILE_X; i++)
         acc[i] = v_set(0);
     for (; k + 8 <= cols; k += 8) {
@@ -162,10 +163,10 @@ VEC_FN void tile(float *out, uint32_t out_cols, const float *w, const float *x, 
         }
     }
     UNROLL
-    for (uint32_t j = 0; j < nw; j++)
-        UNROLL
-    for (uint32_t r = 0; r < nx; r++)
+    for (uint32_t i = 0; i < nw * nx; i++) {
+        uint32_t j = i / nx, r = i % nx;
         out[(size_t)r * out_cols + j] = v_sum(acc[j * TILE_X + r]) + (bias ? bias[j] : 0);
+    }
 }
 
 static void tile_4x3(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,

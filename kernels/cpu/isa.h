@@ -23,6 +23,9 @@
 #define MATMUL_BLOCK 16u
 /* Positions that attention's online softmax takes at once, if a page holds as many. */
 #define ATTENTION_BLOCK 64u
+/* Tokens of a sequence that share an attention item, and the runs of so many in `count` tokens. */
+#define ATTENTION_TOKENS      8u
+#define ATTENTION_RUNS(count) (((count) + ATTENTION_TOKENS - 1) / ATTENTION_TOKENS)
 
 /* Scratch memory of the workers: worker i has floats [i * stride, (i + 1) * stride). */
 struct scratch {
@@ -65,7 +68,7 @@ struct rope_job { /* items: rows; cos, sin: [rope->dims / 2] a row, in the worke
     struct scratch scratch;
 };
 
-struct attention_job { /* items: rows * kv heads */
+struct attention_job { /* items: runs of tokens * kv heads */
     float *out;
     const float *q;
     uint32_t q_heads, layer, seq_count;

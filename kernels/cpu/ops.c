@@ -117,11 +117,13 @@ void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
         .pages = pages,
         .scratch = d->scratch,
     };
-    uint64_t items = (uint64_t)total_rows(seqs, seq_count) * kv->kv_heads, products = 0;
+    uint64_t items = 0, products = 0;
 
-    for (uint32_t i = 0; i < seq_count; i++)
+    for (uint32_t i = 0; i < seq_count; i++) {
+        items += (uint64_t)ATTENTION_RUNS(seqs[i].count) * kv->kv_heads;
         products += (uint64_t)seqs[i].count * (seqs[i].first_pos + seqs[i].count) * q_heads *
                     kv->head_dim * 2;
+    }
     pool_run(d->pool, d->isa->attention, &job, (uint32_t)items,
              grain(PRODUCTS_WORTH, items ? products / items : 1));
 }

@@ -8,6 +8,7 @@ fi
 bats_require_minimum_version 1.5.0
 
 RIG_TOOLS=$RIG_SRC/tests/tools
+export PYTHONDONTWRITEBYTECODE=1 # the source tree stays as it is
 FAKE_LOG=$RIG_DIR/log/fake.jsonl
 RIG_SO=$RIG_DIR/lib/spank_modelpool.so
 

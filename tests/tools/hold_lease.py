@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Hold a local lease on modelpoold's control socket until standard input ends.
+"""Hold a lease or grant on modelpoold's control socket until standard input ends.
 
-    hold_lease.py SOCKET MODELS [TOKENS]
+    hold_lease.py SOCKET lease|grant KEY=VALUE...
 
 Prints the answer's keys as lines of KEY=VALUE and then an empty line.
 """
@@ -12,16 +12,14 @@ import wire
 
 
 def main():
+    path, request, *words = sys.argv[1:]
     conn = socket.socket(socket.AF_UNIX)
     conn.settimeout(30)
-    conn.connect(sys.argv[1])
+    conn.connect(path)
     conn.sendall(wire.encode([("type", "hello"), ("version", 1), ("program", "hold_lease.py")]))
     hello = wire.receive(conn)
     assert hello and hello["type"] == "hello", hello
-    pairs = [("type", "lease"), ("models", sys.argv[2])]
-    if len(sys.argv) > 3:
-        pairs.append(("tokens", sys.argv[3]))
-    conn.sendall(wire.encode(pairs))
+    conn.sendall(wire.encode([("type", request)] + [w.split("=", 1) for w in words]))
     answer = wire.receive(conn)
     assert answer, "the daemon closed the connection"
     if answer["type"] == "error":

@@ -138,13 +138,15 @@ static void send_seq(int fd, uint64_t seq, uint32_t max_tokens)
         .tokens = 3,
         .max_tokens = max_tokens,
         .sampling = {.top_p = 1, .repetition_penalty = 1, .flags = SAMPLING_IGNORE_EOS}};
-    struct {
+    static const uint32_t text[3] = {72, 101, 108};
+    union {
         struct order_tokens head;
-        uint32_t tokens[3];
-    } tokens = {{.kind = ORDER_SEQ_TOKENS, .count = 3, .seq = seq}, {72, 101, 108}};
+        unsigned char bytes[sizeof(struct order_tokens) + sizeof(text)];
+    } tokens = {.head = {.kind = ORDER_SEQ_TOKENS, .count = 3, .seq = seq}};
 
+    memcpy(tokens.bytes + sizeof(tokens.head), text, sizeof(text));
     send_bytes(fd, &open, sizeof(open));
-    send_bytes(fd, &tokens, sizeof(tokens.head) + sizeof(tokens.tokens));
+    send_bytes(fd, &tokens, sizeof(tokens.head) + sizeof(text));
 }
 
 static void send_turn(int fd, uint64_t turn, uint32_t quota_steps)
@@ -185,10 +187,10 @@ static void test_check_lengths(void **state)
 
 static void test_check_tokens(void **state)
 {
-    struct {
+    union {
         struct order_tokens head;
-        uint32_t tokens[4];
-    } o = {{.kind = ORDER_SEQ_TOKENS, .count = 4}, {0}};
+        unsigned char bytes[sizeof(struct order_tokens) + 4 * sizeof(uint32_t)];
+    } o = {.head = {.kind = ORDER_SEQ_TOKENS, .count = 4}};
     struct error err;
 
     (void)state;

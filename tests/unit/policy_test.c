@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <libgen.h>
@@ -863,6 +864,96 @@ static void the_end_answers_all(void **state)
     assert_int_not_equal(kill(pid, 0), 0); /* gone, and reaped */
 }
 
+/* A line of /proc/PID/status. */
+static void status_line(int32_t pid, const char *key, char *value, size_t size)
+{
+    char path[64], line[256];
+    FILE *f;
+
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    f = fopen(path, "r");
+    assert_non_null(f);
+    value[0] = '\0';
+    while (fgets(line, sizeof line, f) != NULL) {
+        if (strncmp(line, key, strlen(key)) == 0)
+            snprintf(value, size, "%.60s", line + strlen(key));
+    }
+    fclose(f);
+}
+
+/* Standard streams and the channel, no signal blocked or ignored, no new privileges. */
+static void an_engine_inherits_nothing(void **state)
+{
+    struct bench *b = *state;
+    char path[64], value[64];
+    int extra = open("/dev/null", O_RDONLY); /* not close-on-exec */
+    int32_t pid;
+
+    add_model(b, "a", 1000);
+    add_instance(b, "cpu", MB);
+    start(b);
+    wait_until(b, state_is(b, 0, "idle"));
+    pid = instance_status(b, 0).pid;
+    for (int fd = 0; fd < 256; fd++) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, fd);
+        if ((access(path, F_OK) == 0 || errno != ENOENT) != (fd <= ORDER_FD))
+            fail_msg("descriptor %d", fd);
+    }
+    status_line(pid, "SigBlk:", value, sizeof value);
+    assert_int_equal(strtoull(value, NULL, 16), 0);
+    status_line(pid, "SigIgn:", value, sizeof value);
+    assert_int_equal(strtoull(value, NULL, 16), 0);
+    status_line(pid, "NoNewPrivs:", value, sizeof value);
+    assert_int_equal(atoi(value), 1);
+    close(extra);
+}
+
+/* More orders than the socket takes: they queue, in order, and nothing blocks meanwhile. */
+static void orders_queue_for_a_slow_engine(void **state)
+{
+    struct bench *b = *state;
+    int32_t pid;
+
+    add_model(b, "a", 1000);
+    add_instance(b, "cpu", 64 * MB);
+    start(b);
+    wait_until(b, state_is(b, 0, "idle"));
+    pid = instance_status(b, 0).pid;
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    for (uint64_t i = 1; i < STREAMS; i++)
+        submit(b, i, 0, 1, 4000, 3);
+    submit(b, 0, 0, 1, 1, 1); /* number 0 is refused at once: the thread is awake */
+    wait_until(b, b->streams[0].done);
+    assert_true(model_status(b, 0, 0).waiting > 0);
+    policy_cancel(b->policy, 1);
+    wait_until(b, b->streams[1].done);
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    wait_until(b, all_done(b, 2, STREAMS - 1));
+    expect_length(b, 2, STREAMS - 1, 3);
+    assert_int_equal(instance_status(b, 0).restarts, 0);
+}
+
+/* An engine that does not end by itself is killed after quit_us. */
+static void a_stopped_engine_does_not_hold_the_end(void **state)
+{
+    struct bench *b = *state;
+    int64_t begin;
+    int32_t pid;
+
+    add_model(b, "a", 1000);
+    add_instance(b, "cpu", MB);
+    b->limits.quit_us = 300000;
+    start(b);
+    wait_until(b, state_is(b, 0, "idle"));
+    pid = instance_status(b, 0).pid;
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    begin = clock_monotonic_us();
+    policy_destroy(b->policy);
+    b->policy = NULL;
+    assert_in_range(clock_monotonic_us() - begin, 250000, 5000000);
+    assert_int_not_equal(kill(pid, 0), 0);
+}
+
 static void a_bad_scheduler_is_refused(void **state)
 {
     static char name[] = "fifo";
@@ -904,6 +995,9 @@ int main(void)
         bench_test(instances_share_and_help),
         bench_test(the_snapshot_counts),
         bench_test(the_end_answers_all),
+        bench_test(an_engine_inherits_nothing),
+        bench_test(orders_queue_for_a_slow_engine),
+        bench_test(a_stopped_engine_does_not_hold_the_end),
         bench_test(a_bad_scheduler_is_refused),
     };
 

@@ -25,16 +25,9 @@
 #define KEY_ARRAY  9u
 #define KEY_I32    5u
 
-static const char *const merged[] = {"th",
-                                     "the",
-                                     "in",
-                                     "er",
-                                     "\xc4\xa0t",
-                                     "\xc4\xa0"
-                                     "a",
-                                     "an"};
+static const char *const merged[] = {"th", "the", "in", "er", "\304\240t", "\304\240a", "an"};
 static const char *const merges[] = {"t h",        "th e",       "i n", "e r",
-                                     "\xc4\xa0 t", "\xc4\xa0 a", "a n"};
+                                     "\304\240 t", "\304\240 a", "a n"};
 static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
 static const char template[] =
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
