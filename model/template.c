@@ -183,11 +183,8 @@ int template_render(const struct template *t, const json_t *variables, char **ou
 {
     struct tpl_scope scope = {NULL, NULL};
     struct tpl_text text = {NULL, 0, 0};
-    struct tpl_render r = {.arena = {NULL, 0, TPL_MEMORY_MAX},
-                           .line = 1,
-                           .scope = &scope,
-                           .out = &text,
-                           .err = err};
+    struct tpl_render r = {
+        .arena = {NULL, 0, TPL_MEMORY_MAX}, .line = 1, .scope = &scope, .out = &text, .err = err};
     int rv = -1;
     if (set_variables(&r, variables) != 0 || tpl_execute(&r, t->body) != 0)
         goto out;

@@ -77,15 +77,17 @@ int tpl_bound_true(const struct tpl_call *call, size_t i, int fallback)
     return call->bound[i].type == TPL_MISSING ? fallback : tpl_truth(&call->bound[i]);
 }
 
-static int call_method(struct tpl_render *r, const struct tpl_method *method,
-                       struct tpl_call *call, struct tpl_value *out)
+static int call_method(struct tpl_render *r, const struct tpl_method *method, struct tpl_call *call,
+                       struct tpl_value *out)
 {
     const struct tpl_method_def *def = method->def;
     call->what = def->name;
     if (!def->apply)
         return tpl_fail(r, STATUS_UNSUPPORTED, "method '%s' of '%s' is not supported", def->name,
                         tpl_type_name(&method->self));
-    if (!def->raw && tpl_bind(r, call, def->parameters, def->required) != 0)
+    if (def->arguments == TPL_POSITIONAL && call->named_count > 0)
+        return tpl_fail(r, STATUS_INVALID, "method '%s' takes no keyword arguments", def->name);
+    if (def->arguments != TPL_RAW && tpl_bind(r, call, def->parameters, def->required) != 0)
         return -1;
     return def->apply(r, &method->self, call, out);
 }
@@ -243,11 +245,8 @@ static int call_strftime(struct tpl_render *r, struct tpl_call *call, struct tpl
 const struct tpl_function *tpl_function_find(struct tpl_string name)
 {
     static const struct tpl_function functions[] = {
-        {"dict", call_dict},
-        {"namespace", call_namespace},
-        {"raise_exception", call_raise},
-        {"range", call_range},
-        {"strftime_now", call_strftime},
+        {"dict", call_dict},   {"namespace", call_namespace},   {"raise_exception", call_raise},
+        {"range", call_range}, {"strftime_now", call_strftime},
     };
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
         if (tpl_string_is(name, functions[i].name))

@@ -82,8 +82,7 @@ static int evaluate_dict(struct tpl_render *r, const struct tpl_node *node, stru
 
 /* --- operators ------------------------------------------------------------------------------ */
 
-static int evaluate_concat(struct tpl_render *r, const struct tpl_node *node,
-                           struct tpl_value *out)
+static int evaluate_concat(struct tpl_render *r, const struct tpl_node *node, struct tpl_value *out)
 {
     struct tpl_text text = {NULL, 0, 0};
     for (const struct tpl_node *part = node->left; part; part = part->next) {
@@ -113,8 +112,7 @@ static int evaluate_compare(struct tpl_render *r, const struct tpl_node *node,
     return 0;
 }
 
-static int evaluate_binary(struct tpl_render *r, const struct tpl_node *node,
-                           struct tpl_value *out)
+static int evaluate_binary(struct tpl_render *r, const struct tpl_node *node, struct tpl_value *out)
 {
     struct tpl_value left, right;
     if (tpl_evaluate(r, node->left, &left) != 0 || tpl_evaluate(r, node->right, &right) != 0)
@@ -233,8 +231,7 @@ static int evaluate_call(struct tpl_render *r, const struct tpl_node *node, stru
 {
     struct tpl_value callee;
     struct tpl_call call;
-    if (tpl_evaluate(r, node->left, &callee) != 0 ||
-        evaluate_arguments(r, node->right, &call) != 0)
+    if (tpl_evaluate(r, node->left, &callee) != 0 || evaluate_arguments(r, node->right, &call) != 0)
         return -1;
     return tpl_call_value(r, &callee, &call, out);
 }
@@ -248,8 +245,7 @@ int tpl_evaluate_filter(struct tpl_render *r, const struct tpl_node *node,
     return tpl_filter_apply(r, node->filter, in, &call, out);
 }
 
-static int evaluate_filter(struct tpl_render *r, const struct tpl_node *node,
-                           struct tpl_value *out)
+static int evaluate_filter(struct tpl_render *r, const struct tpl_node *node, struct tpl_value *out)
 {
     struct tpl_value in;
     if (tpl_evaluate(r, node->left, &in) != 0)

@@ -181,8 +181,8 @@ static struct tpl_node *parse_dict(struct tpl_parser *p)
 /* ( ... ): an expression, or a tuple, which may be empty. */
 static struct tpl_node *parse_parentheses(struct tpl_parser *p)
 {
-    struct tpl_node *node = tpl_at_operator(p, ")") ? tpl_node_new(p, TPL_NODE_TUPLE)
-                                                    : tpl_parse_tuple(p, 1, NULL);
+    struct tpl_node *node =
+        tpl_at_operator(p, ")") ? tpl_node_new(p, TPL_NODE_TUPLE) : tpl_parse_tuple(p, 1, NULL);
     return node && tpl_expect_operator(p, ")") == 0 ? node : NULL;
 }
 
@@ -396,14 +396,11 @@ struct binary {
     enum tpl_operator op;
 };
 static const struct binary sums[] = {{"+", TPL_ADD}, {"-", TPL_SUBTRACT}, {NULL, 0}};
-static const struct binary products[] = {{"*", TPL_MULTIPLY},
-                                         {"/", TPL_DIVIDE},
-                                         {"//", TPL_FLOOR_DIVIDE},
-                                         {"%", TPL_MODULO},
-                                         {NULL, 0}};
+static const struct binary products[] = {
+    {"*", TPL_MULTIPLY}, {"/", TPL_DIVIDE}, {"//", TPL_FLOOR_DIVIDE}, {"%", TPL_MODULO}, {NULL, 0}};
 static const struct binary powers[] = {{"**", TPL_POWER}, {NULL, 0}};
 static const struct binary comparisons[] = {
-    {"==", TPL_EQUAL},   {"!=", TPL_NOT_EQUAL},     {"<", TPL_LESS}, {"<=", TPL_LESS_EQUAL},
+    {"==", TPL_EQUAL},  {"!=", TPL_NOT_EQUAL},     {"<", TPL_LESS}, {"<=", TPL_LESS_EQUAL},
     {">", TPL_GREATER}, {">=", TPL_GREATER_EQUAL}, {NULL, 0}};
 
 /* The operator of a table that stands here, stepped over; NULL if there is none. */
@@ -619,8 +616,7 @@ static struct tpl_node *parse_members(struct tpl_parser *p, const char *end, int
     struct tpl_node *first = NULL, **tail = &first;
     int tuple = 0;
     while (!at_tuple_end(p, end)) {
-        struct tpl_node *item =
-            target ? parse_one_target(p, flag) : tpl_parse_expression(p, flag);
+        struct tpl_node *item = target ? parse_one_target(p, flag) : tpl_parse_expression(p, flag);
         if (!item)
             return NULL;
         append(&tail, item);

@@ -117,8 +117,7 @@ static int filter_replace(ARGS)
 }
 
 /* The indentation that a width names: itself if it is a string, else so many blanks. */
-static int make_indent(struct tpl_render *r, const struct tpl_value *width,
-                       struct tpl_string *out)
+static int make_indent(struct tpl_render *r, const struct tpl_value *width, struct tpl_string *out)
 {
     struct tpl_value blank = tpl_text_value(" ", 1), made;
     if (width->type == TPL_STRING) {

@@ -9,7 +9,7 @@
  * template_functions.c  the named things of the language, one table each
  *
  * The tree lives in an arena that the template owns and never changes.  Everything that a rendering
- * makes lives in an arena of its own, freed at the end, so no value is ever freed by itself.  Values
+ * makes lives in an arena of its own, freed at the end, so no value is ever freed by itself. Values
  * are immutable, namespaces and the cursors of iterators excepted.
  *
  * Facts: Jinja 3.1 "Template Designer Documentation"; transformers renders with trim_blocks and
@@ -25,17 +25,17 @@
 #include "common/error.h"
 
 /* Limits.  Real chat templates stay three orders of magnitude below each of them. */
-#define TPL_SOURCE_MAX   (1u << 20)   /* bytes of source */
-#define TPL_TREE_MAX     (256u << 20) /* bytes of syntax tree */
-#define TPL_NESTING_MAX  100          /* nested expressions and blocks in the source */
-#define TPL_CHAIN_MAX    300          /* operators, filters and subscripts in a row */
-#define TPL_DEPTH_MAX    600          /* nested evaluations, macros included */
-#define TPL_VALUE_MAX    100          /* nesting of lists and dicts when walked */
-#define TPL_STEPS_MAX    5000000u     /* evaluations of a rendering; long scans count more */
-#define TPL_MEMORY_MAX   (256u << 20) /* bytes that a rendering may allocate */
-#define TPL_OUTPUT_MAX   (16u << 20)  /* bytes of one string or of the output */
-#define TPL_RANGE_MAX    100000       /* members of a range, as in Jinja's sandbox */
-#define TPL_SCAN_PER_STEP 32u         /* bytes scanned for the price of one step */
+#define TPL_SOURCE_MAX    (1u << 20)   /* bytes of source */
+#define TPL_TREE_MAX      (256u << 20) /* bytes of syntax tree */
+#define TPL_NESTING_MAX   100          /* nested expressions and blocks in the source */
+#define TPL_CHAIN_MAX     300          /* operators, filters and subscripts in a row */
+#define TPL_DEPTH_MAX     600          /* nested evaluations, macros included */
+#define TPL_VALUE_MAX     100          /* nesting of lists and dicts when walked */
+#define TPL_STEPS_MAX     5000000u     /* evaluations of a rendering; long scans count more */
+#define TPL_MEMORY_MAX    (256u << 20) /* bytes that a rendering may allocate */
+#define TPL_OUTPUT_MAX    (16u << 20)  /* bytes of one string or of the output */
+#define TPL_RANGE_MAX     100000       /* members of a range, as in Jinja's sandbox */
+#define TPL_SCAN_PER_STEP 32u          /* bytes scanned for the price of one step */
 
 /* --- arena ---------------------------------------------------------------------------------- */
 
@@ -80,13 +80,13 @@ struct tpl_value {
     enum tpl_type type;
     union {
         int boolean;
-        int markup;                       /* of a string: the result of escape or safe */
+        int markup; /* of a string: the result of escape or safe */
         enum tpl_undefined_kind undefined;
     };
     union {
         int64_t integer;
         double real;
-        struct tpl_string string;         /* also the hint of an undefined value */
+        struct tpl_string string; /* also the hint of an undefined value */
         struct tpl_sequence *sequence;
         const struct tpl_dict *dict;
         struct tpl_namespace *space;
@@ -101,7 +101,7 @@ enum tpl_sequence_kind {
     TPL_LIST,
     TPL_TUPLE,
     TPL_RANGE,
-    TPL_KEYS,    /* views of a dict: iterable, with a length, not indexable */
+    TPL_KEYS, /* views of a dict: iterable, with a length, not indexable */
     TPL_VALUES,
     TPL_ITEMS,
     TPL_ITERATOR /* what a generator is to a template: iterable once, no length, always true */
@@ -223,11 +223,13 @@ const struct tpl_test *tpl_test_find(struct tpl_string name);
 int tpl_test_apply(struct tpl_render *r, const struct tpl_test *test, const struct tpl_value *in,
                    const struct tpl_call *call, int *result);
 
+/* How a method takes its arguments: Python's own mostly refuse names. */
+enum tpl_arguments { TPL_POSITIONAL, TPL_BY_NAME, TPL_RAW };
 struct tpl_method_def {
     const char *name;
     const char *parameters[TPL_PARAMETERS_MAX];
     size_t required;
-    int raw;
+    enum tpl_arguments arguments;
     /* NULL: Python has it, we refuse it by name when it is called. */
     int (*apply)(struct tpl_render *r, const struct tpl_value *self, struct tpl_call *call,
                  struct tpl_value *out);
@@ -272,13 +274,14 @@ int tpl_from_json(struct tpl_render *r, const json_t *json, int depth, struct tp
 
 /* As Python names the type in its errors: "int", "str", "list". */
 const char *tpl_type_name(const struct tpl_value *v);
-int tpl_is_number(const struct tpl_value *v); /* bool, int or float */
+int tpl_is_number(const struct tpl_value *v);   /* bool, int or float */
 int tpl_is_integral(const struct tpl_value *v); /* bool or int */
 int64_t tpl_as_int(const struct tpl_value *v);
 double tpl_as_float(const struct tpl_value *v);
 int tpl_truth(const struct tpl_value *v);
 int tpl_length(struct tpl_render *r, const struct tpl_value *v, size_t *length);
-/* Members to walk over; an iterator is used up.  Strings give their characters, dicts their keys. */
+/* Members to walk over; an iterator is used up.  Strings give their characters, dicts their keys.
+ */
 int tpl_iterate(struct tpl_render *r, const struct tpl_value *v, const struct tpl_value **items,
                 size_t *count);
 /* A dict's value, or NULL. -1 only for steps. */
@@ -333,8 +336,7 @@ int tpl_compare(struct tpl_render *r, enum tpl_operator op, const struct tpl_val
 int tpl_append(struct tpl_render *r, struct tpl_text *t, const char *data, size_t len);
 int tpl_append_string(struct tpl_render *r, struct tpl_text *t, struct tpl_string s);
 int tpl_append_value(struct tpl_render *r, struct tpl_text *t, const struct tpl_value *v);
-int tpl_append_repr(struct tpl_render *r, struct tpl_text *t, const struct tpl_value *v,
-                    int depth);
+int tpl_append_repr(struct tpl_render *r, struct tpl_text *t, const struct tpl_value *v, int depth);
 /* str(v); a string stays what it is. */
 int tpl_to_string(struct tpl_render *r, const struct tpl_value *v, struct tpl_string *out);
 
@@ -397,42 +399,44 @@ const struct tpl_token *tpl_lex(struct tpl_arena *arena, const char *source, siz
                                 struct error *err);
 
 enum tpl_node_type { /* left, right, third, body, orelse; lists go by next */
-    /* expressions */
-    TPL_NODE_CONSTANT,  /* value */
-    TPL_NODE_NAME,      /* name */
-    TPL_NODE_LIST,      /* left: members */
-    TPL_NODE_TUPLE,     /* left: members; also an assignment's targets */
-    TPL_NODE_DICT,      /* left: key, value, key, value ... */
-    TPL_NODE_ATTRIBUTE, /* left . name; as a target: name `name2` of namespace `name` */
-    TPL_NODE_SUBSCRIPT, /* left [ right ] */
-    TPL_NODE_SLICE,     /* left [ right : third : body ], each may be NULL */
-    TPL_NODE_CALL,      /* left ( right: arguments ) */
-    TPL_NODE_ARGUMENT,  /* left; name if it is a keyword argument */
-    TPL_NODE_FILTER,    /* left | filter ( right: arguments ); left NULL: of a block */
-    TPL_NODE_TEST,      /* left is test ( right: arguments ) */
-    TPL_NODE_NOT,
-    TPL_NODE_NEGATE,
-    TPL_NODE_POSITIVE,
-    TPL_NODE_AND,
-    TPL_NODE_OR,
-    TPL_NODE_BINARY,    /* left op right */
-    TPL_NODE_CONCAT,    /* left: members */
-    TPL_NODE_COMPARE,   /* left, right: operands */
-    TPL_NODE_OPERAND,   /* op left */
-    TPL_NODE_CONDITION, /* left if right else third (may be NULL) */
-    /* statements */
-    TPL_NODE_TEXT,      /* value */
-    TPL_NODE_PRINT,     /* left */
-    TPL_NODE_IF,        /* left, body, orelse */
-    TPL_NODE_FOR,       /* for left in right if third: body, orelse */
-    TPL_NODE_SET,       /* left = right */
-    TPL_NODE_SET_BLOCK, /* left = body, through the filters of right */
-    TPL_NODE_MACRO,     /* name, right: parameters, body */
-    TPL_NODE_PARAMETER, /* name, left: default */
-    TPL_NODE_SCOPE,     /* right: NODE_SETs, body */
-    TPL_NODE_FILTERED,  /* right: filters, body */
-    TPL_NODE_BREAK,
-    TPL_NODE_CONTINUE
+                     /* expressions */
+                     TPL_NODE_CONSTANT,  /* value */
+                     TPL_NODE_NAME,      /* name */
+                     TPL_NODE_LIST,      /* left: members */
+                     TPL_NODE_TUPLE,     /* left: members; also an assignment's targets */
+                     TPL_NODE_DICT,      /* left: key, value, key, value ... */
+                     TPL_NODE_ATTRIBUTE, /* left . name; as a target: name `name2` of namespace
+                                            `name` */
+                     TPL_NODE_SUBSCRIPT, /* left [ right ] */
+                     TPL_NODE_SLICE,     /* left [ right : third : body ], each may be NULL */
+                     TPL_NODE_CALL,      /* left ( right: arguments ) */
+                     TPL_NODE_ARGUMENT,  /* left; name if it is a keyword argument */
+                     TPL_NODE_FILTER, /* left | filter ( right: arguments ); left NULL: of a block
+                                       */
+                     TPL_NODE_TEST,   /* left is test ( right: arguments ) */
+                     TPL_NODE_NOT,
+                     TPL_NODE_NEGATE,
+                     TPL_NODE_POSITIVE,
+                     TPL_NODE_AND,
+                     TPL_NODE_OR,
+                     TPL_NODE_BINARY,    /* left op right */
+                     TPL_NODE_CONCAT,    /* left: members */
+                     TPL_NODE_COMPARE,   /* left, right: operands */
+                     TPL_NODE_OPERAND,   /* op left */
+                     TPL_NODE_CONDITION, /* left if right else third (may be NULL) */
+                     /* statements */
+                     TPL_NODE_TEXT,      /* value */
+                     TPL_NODE_PRINT,     /* left */
+                     TPL_NODE_IF,        /* left, body, orelse */
+                     TPL_NODE_FOR,       /* for left in right if third: body, orelse */
+                     TPL_NODE_SET,       /* left = right */
+                     TPL_NODE_SET_BLOCK, /* left = body, through the filters of right */
+                     TPL_NODE_MACRO,     /* name, right: parameters, body */
+                     TPL_NODE_PARAMETER, /* name, left: default */
+                     TPL_NODE_SCOPE,     /* right: NODE_SETs, body */
+                     TPL_NODE_FILTERED,  /* right: filters, body */
+                     TPL_NODE_BREAK,
+                     TPL_NODE_CONTINUE
 };
 
 struct tpl_node {

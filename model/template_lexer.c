@@ -209,7 +209,8 @@ static size_t skip_based(const struct lexer *l, size_t pos, int *base)
     if (at(l, pos) != '0' || *base == 0)
         return pos;
     size_t i = pos + 2;
-    while (is_base_digit(at(l, i), *base) || (at(l, i) == '_' && is_base_digit(at(l, i + 1), *base)))
+    while (is_base_digit(at(l, i), *base) ||
+           (at(l, i) == '_' && is_base_digit(at(l, i + 1), *base)))
         i++;
     return i == pos + 2 ? pos : i;
 }
@@ -415,10 +416,10 @@ static int lex_tag(struct lexer *l, int print)
         if (l->pos == l->len)
             return 0; /* the parser names what is missing */
         char c = l->source[l->pos];
-        int rv = is_digit(c)              ? lex_number(l)
-                 : is_name_start(c)       ? lex_name(l)
-                 : c == '\'' || c == '"'  ? lex_string(l)
-                                          : lex_operator(l, open, &depth);
+        int rv = is_digit(c)             ? lex_number(l)
+                 : is_name_start(c)      ? lex_name(l)
+                 : c == '\'' || c == '"' ? lex_string(l)
+                                         : lex_operator(l, open, &depth);
         if (rv != 0)
             return -1;
     }

@@ -68,8 +68,8 @@ static int str_title(struct tpl_render *r, const struct tpl_value *self, struct 
     return tpl_change_case(r, self->string, TPL_TITLE, out);
 }
 
-static int str_capitalize(struct tpl_render *r, const struct tpl_value *self,
-                          struct tpl_call *call, struct tpl_value *out)
+static int str_capitalize(struct tpl_render *r, const struct tpl_value *self, struct tpl_call *call,
+                          struct tpl_value *out)
 {
     (void)call;
     return tpl_change_case(r, self->string, TPL_CAPITALIZE, out);
@@ -197,20 +197,19 @@ static int str_rsplit(struct tpl_render *r, const struct tpl_value *self, struct
     return split(r, self, call, 1, out);
 }
 
-static int str_splitlines(struct tpl_render *r, const struct tpl_value *self,
-                          struct tpl_call *call, struct tpl_value *out)
+static int str_splitlines(struct tpl_render *r, const struct tpl_value *self, struct tpl_call *call,
+                          struct tpl_value *out)
 {
     return tpl_split_lines(r, self->string, tpl_bound_true(call, 0, 0), out);
 }
 
 /* partition(sep): before, sep, after; all of it and two empty strings without sep. */
-static int str_partition(struct tpl_render *r, const struct tpl_value *self,
-                         struct tpl_call *call, struct tpl_value *out)
+static int str_partition(struct tpl_render *r, const struct tpl_value *self, struct tpl_call *call,
+                         struct tpl_value *out)
 {
     struct tpl_string rest = self->string, sep, part;
     struct tpl_value *items = tpl_alloc(r, 3, sizeof *items);
-    if (!items || tpl_bound_string(r, call, 0, whitespace, &sep) != 0 ||
-        tpl_scan(r, rest.len) != 0)
+    if (!items || tpl_bound_string(r, call, 0, whitespace, &sep) != 0 || tpl_scan(r, rest.len) != 0)
         return -1;
     if (sep.len == 0)
         return tpl_fail(r, STATUS_INVALID, "'partition': empty separator");
@@ -257,8 +256,8 @@ static int has_affix(struct tpl_render *r, const struct tpl_value *self, struct 
     return 0;
 }
 
-static int str_startswith(struct tpl_render *r, const struct tpl_value *self,
-                          struct tpl_call *call, struct tpl_value *out)
+static int str_startswith(struct tpl_render *r, const struct tpl_value *self, struct tpl_call *call,
+                          struct tpl_value *out)
 {
     return has_affix(r, self, call, begins, out);
 }
@@ -509,28 +508,28 @@ static int loop_cycle(struct tpl_render *r, const struct tpl_value *self, struct
 /* --- tables --------------------------------------------------------------------------------- */
 
 static const struct tpl_method_def str_methods[] = {
-    {"capitalize", {NULL}, 0, 0, str_capitalize},
-    {"count", {"sub"}, 1, 0, str_count},
-    {"endswith", {"suffix"}, 1, 0, str_endswith},
-    {"find", {"sub"}, 1, 0, str_find},
-    {"isalpha", {NULL}, 0, 0, str_isalpha},
-    {"isdigit", {NULL}, 0, 0, str_isdigit},
-    {"isspace", {NULL}, 0, 0, str_isspace},
-    {"join", {"iterable"}, 1, 0, str_join},
-    {"lower", {NULL}, 0, 0, str_lower},
-    {"lstrip", {"chars"}, 0, 0, str_lstrip},
-    {"partition", {"sep"}, 1, 0, str_partition},
-    {"removeprefix", {"prefix"}, 1, 0, str_removeprefix},
-    {"removesuffix", {"suffix"}, 1, 0, str_removesuffix},
-    {"replace", {"old", "new", "count"}, 2, 0, str_replace},
-    {"rsplit", {"sep", "maxsplit"}, 0, 0, str_rsplit},
-    {"rstrip", {"chars"}, 0, 0, str_rstrip},
-    {"split", {"sep", "maxsplit"}, 0, 0, str_split},
-    {"splitlines", {"keepends"}, 0, 0, str_splitlines},
-    {"startswith", {"prefix"}, 1, 0, str_startswith},
-    {"strip", {"chars"}, 0, 0, str_strip},
-    {"title", {NULL}, 0, 0, str_title},
-    {"upper", {NULL}, 0, 0, str_upper},
+    {"capitalize", {NULL}, 0, TPL_POSITIONAL, str_capitalize},
+    {"count", {"sub"}, 1, TPL_POSITIONAL, str_count},
+    {"endswith", {"suffix"}, 1, TPL_POSITIONAL, str_endswith},
+    {"find", {"sub"}, 1, TPL_POSITIONAL, str_find},
+    {"isalpha", {NULL}, 0, TPL_POSITIONAL, str_isalpha},
+    {"isdigit", {NULL}, 0, TPL_POSITIONAL, str_isdigit},
+    {"isspace", {NULL}, 0, TPL_POSITIONAL, str_isspace},
+    {"join", {"iterable"}, 1, TPL_POSITIONAL, str_join},
+    {"lower", {NULL}, 0, TPL_POSITIONAL, str_lower},
+    {"lstrip", {"chars"}, 0, TPL_POSITIONAL, str_lstrip},
+    {"partition", {"sep"}, 1, TPL_POSITIONAL, str_partition},
+    {"removeprefix", {"prefix"}, 1, TPL_POSITIONAL, str_removeprefix},
+    {"removesuffix", {"suffix"}, 1, TPL_POSITIONAL, str_removesuffix},
+    {"replace", {"old", "new", "count"}, 2, TPL_POSITIONAL, str_replace},
+    {"rsplit", {"sep", "maxsplit"}, 0, TPL_BY_NAME, str_rsplit},
+    {"rstrip", {"chars"}, 0, TPL_POSITIONAL, str_rstrip},
+    {"split", {"sep", "maxsplit"}, 0, TPL_BY_NAME, str_split},
+    {"splitlines", {"keepends"}, 0, TPL_BY_NAME, str_splitlines},
+    {"startswith", {"prefix"}, 1, TPL_POSITIONAL, str_startswith},
+    {"strip", {"chars"}, 0, TPL_POSITIONAL, str_strip},
+    {"title", {NULL}, 0, TPL_POSITIONAL, str_title},
+    {"upper", {NULL}, 0, TPL_POSITIONAL, str_upper},
     {.name = "casefold"},
     {.name = "center"},
     {.name = "encode"},
@@ -560,11 +559,11 @@ static const struct tpl_method_def str_methods[] = {
 };
 
 static const struct tpl_method_def dict_methods[] = {
-    {"copy", {NULL}, 0, 0, copy_self},
-    {"get", {"key", "default"}, 1, 0, dict_get},
-    {"items", {NULL}, 0, 0, dict_items},
-    {"keys", {NULL}, 0, 0, dict_keys},
-    {"values", {NULL}, 0, 0, dict_values},
+    {"copy", {NULL}, 0, TPL_POSITIONAL, copy_self},
+    {"get", {"key", "default"}, 1, TPL_POSITIONAL, dict_get},
+    {"items", {NULL}, 0, TPL_POSITIONAL, dict_items},
+    {"keys", {NULL}, 0, TPL_POSITIONAL, dict_keys},
+    {"values", {NULL}, 0, TPL_POSITIONAL, dict_values},
     {.name = "clear"},
     {.name = "fromkeys"},
     {.name = "pop"},
@@ -575,9 +574,9 @@ static const struct tpl_method_def dict_methods[] = {
 };
 
 static const struct tpl_method_def list_methods[] = {
-    {"copy", {NULL}, 0, 0, copy_self},
-    {"count", {"value"}, 1, 0, list_count},
-    {"index", {"value"}, 1, 0, list_index},
+    {"copy", {NULL}, 0, TPL_POSITIONAL, copy_self},
+    {"count", {"value"}, 1, TPL_POSITIONAL, list_count},
+    {"index", {"value"}, 1, TPL_POSITIONAL, list_index},
     {.name = "append"},
     {.name = "clear"},
     {.name = "extend"},
@@ -590,13 +589,13 @@ static const struct tpl_method_def list_methods[] = {
 };
 
 static const struct tpl_method_def tuple_methods[] = {
-    {"count", {"value"}, 1, 0, list_count},
-    {"index", {"value"}, 1, 0, list_index},
+    {"count", {"value"}, 1, TPL_POSITIONAL, list_count},
+    {"index", {"value"}, 1, TPL_POSITIONAL, list_index},
     {.name = NULL},
 };
 
 static const struct tpl_method_def loop_methods[] = {
-    {"cycle", {NULL}, 0, 1, loop_cycle},
+    {"cycle", {NULL}, 0, TPL_RAW, loop_cycle},
     {.name = "changed"},
     {.name = NULL},
 };

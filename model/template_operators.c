@@ -6,8 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const operator_text[] = {"+",  "-", "*",  "/", "//", "%",  "**",    "==",
-                                            "!=", "<", "<=", ">", ">=", "in", "not in"};
+static const char *const operator_text[] = {
+    "+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
 
 static int fail_types(struct tpl_render *r, enum tpl_operator op, const struct tpl_value *a,
                       const struct tpl_value *b)
@@ -260,8 +260,9 @@ int tpl_arithmetic(struct tpl_render *r, enum tpl_operator op, const struct tpl_
     if (op == TPL_MULTIPLY)
         return multiply(r, a, b, out);
     if (op == TPL_MODULO && a->type == TPL_STRING)
-        return tpl_fail(r, STATUS_UNSUPPORTED, "'%%' formatting of strings is not supported: "
-                                               "join the parts with ~");
+        return tpl_fail(r, STATUS_UNSUPPORTED,
+                        "'%%' formatting of strings is not supported: "
+                        "join the parts with ~");
     return fail_types(r, op, a, b);
 }
 
@@ -384,8 +385,7 @@ static int less_lists(struct tpl_render *r, const struct tpl_sequence *a,
     return 0;
 }
 
-static int less_strings(struct tpl_render *r, struct tpl_string a, struct tpl_string b,
-                        int *result)
+static int less_strings(struct tpl_render *r, struct tpl_string a, struct tpl_string b, int *result)
 {
     size_t n = a.len < b.len ? a.len : b.len;
     int order = n ? memcmp(a.data, b.data, n) : 0; /* UTF-8 keeps the order of code points */

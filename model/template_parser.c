@@ -67,12 +67,20 @@ int tpl_skip_name(struct tpl_parser *p, const char *name)
 
 const char *tpl_token_describe(const struct tpl_token *token)
 {
-    static const char *const words[] = {"text",    "'{{'",     "'}}'",     "'{%'",        "'%}'",
-                                        "a name",  "a string", "a number", "a number", "an operator",
+    static const char *const words[] = {"text",
+                                        "'{{'",
+                                        "'}}'",
+                                        "'{%'",
+                                        "'%}'",
+                                        "a name",
+                                        "a string",
+                                        "a number",
+                                        "a number",
+                                        "an operator",
                                         "the end of the template"};
-    static const char *const operators[] = {"+",  "-",  "*",  "/", "//", "**", "%", "~",  "(",  ")",
-                                            "[",  "]",  "{",  "}", "==", "!=", "<", "<=", ">",  ">=",
-                                            "=",  ".",  ":",  "|", ",",  ";"};
+    static const char *const operators[] = {
+        "+", "-",  "*",  "/", "//", "**", "%",  "~", "(", ")", "[", "]", "{",
+        "}", "==", "!=", "<", "<=", ">",  ">=", "=", ".", ":", "|", ",", ";"};
     if (token->type == TPL_TOKEN_OPERATOR)
         for (size_t i = 0; i < sizeof operators / sizeof *operators; i++)
             if (tpl_string_is(token->text, operators[i]))
@@ -302,10 +310,14 @@ static struct tpl_node *parse_statement(struct tpl_parser *p)
     static const struct {
         const char *name;
         struct tpl_node *(*parse)(struct tpl_parser *);
-    } statements[] = {{"break", parse_break},   {"continue", parse_continue},
-                      {"filter", parse_filter_block}, {"for", parse_for},
-                      {"generation", parse_generation}, {"if", parse_if},
-                      {"macro", parse_macro},   {"set", parse_set},
+    } statements[] = {{"break", parse_break},
+                      {"continue", parse_continue},
+                      {"filter", parse_filter_block},
+                      {"for", parse_for},
+                      {"generation", parse_generation},
+                      {"if", parse_if},
+                      {"macro", parse_macro},
+                      {"set", parse_set},
                       {"with", parse_with}};
     if (p->token->type != TPL_TOKEN_NAME) {
         tpl_parse_fail(p, STATUS_INVALID, "expected a tag's name, got %s",

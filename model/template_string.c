@@ -182,7 +182,8 @@ static enum tpl_case case_at(enum tpl_case how, uint32_t before)
     case TPL_TITLE:
         return is_cased(before) ? TPL_LOWER : TPL_TITLE;
     case TPL_TITLE_FILTER: /* Jinja's filter: words begin behind these and white space */
-        return before == 0 || tpl_is_space(before) || (before < 0x80 && strchr("-({[<", (int)before))
+        return before == 0 || tpl_is_space(before) ||
+                       (before < 0x80 && strchr("-({[<", (int)before))
                    ? TPL_UPPER
                    : TPL_LOWER;
     default:
@@ -245,8 +246,8 @@ int tpl_replace(struct tpl_render *r, struct tpl_string s, struct tpl_string fro
         int64_t at = tpl_find(s, from);
         if (at < 0)
             break;
-        if (tpl_append(r, &text, s.data, (size_t)at) != 0 ||
-            tpl_append_string(r, &text, to) != 0 || tpl_step(r, 1) != 0)
+        if (tpl_append(r, &text, s.data, (size_t)at) != 0 || tpl_append_string(r, &text, to) != 0 ||
+            tpl_step(r, 1) != 0)
             return -1;
         s.data += (size_t)at + from.len;
         s.len -= (size_t)at + from.len;

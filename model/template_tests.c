@@ -98,8 +98,8 @@ static int test_odd(struct tpl_render *r, const struct tpl_value *v, const struc
 }
 
 /* The same object: for what has no identity here, the same type and value. */
-static int test_sameas(struct tpl_render *r, const struct tpl_value *v,
-                       const struct tpl_value *arg, int *result)
+static int test_sameas(struct tpl_render *r, const struct tpl_value *v, const struct tpl_value *arg,
+                       int *result)
 {
     *result = 0;
     if (v->type != arg->type)
@@ -146,8 +146,8 @@ static int test_upper(struct tpl_render *r, const struct tpl_value *v, const str
     return all_cased(r, v, UTF8PROC_CATEGORY_LU, result);
 }
 
-static int test_filter(struct tpl_render *r, const struct tpl_value *v,
-                       const struct tpl_value *arg, int *result)
+static int test_filter(struct tpl_render *r, const struct tpl_value *v, const struct tpl_value *arg,
+                       int *result)
 {
     (void)r;
     (void)arg;

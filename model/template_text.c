@@ -108,7 +108,10 @@ static int append_quoted_char(struct tpl_render *r, struct tpl_text *t, uint32_t
     else if (is_printable(c))
         return tpl_append(r, t, text, tpl_encode_char(c, text));
     else
-        snprintf(text, sizeof text, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x",
+        snprintf(text, sizeof text,
+                 c < 0x100     ? "\\x%02x"
+                 : c < 0x10000 ? "\\u%04x"
+                               : "\\U%08x",
                  (unsigned)c);
     return append_literal(r, t, text);
 }
@@ -128,8 +131,8 @@ static int append_quoted(struct tpl_render *r, struct tpl_text *t, struct tpl_st
 static int append_range(struct tpl_render *r, struct tpl_text *t, const struct tpl_sequence *s)
 {
     char text[96];
-    int n = snprintf(text, sizeof text, "range(%lld, %lld", (long long)s->start,
-                     (long long)s->stop);
+    int n =
+        snprintf(text, sizeof text, "range(%lld, %lld", (long long)s->start, (long long)s->stop);
     if (s->step != 1)
         n += snprintf(text + n, sizeof text - (size_t)n, ", %lld", (long long)s->step);
     snprintf(text + n, sizeof text - (size_t)n, ")");
@@ -139,14 +142,15 @@ static int append_range(struct tpl_render *r, struct tpl_text *t, const struct t
 static int append_members(struct tpl_render *r, struct tpl_text *t, const struct tpl_sequence *s,
                           int depth)
 {
-    static const char *const opening[] = {"[", "(", "", "dict_keys([", "dict_values([",
+    static const char *const opening[] = {"[",           "(", "", "dict_keys([", "dict_values([",
                                           "dict_items(["};
     static const char *const closing[] = {"]", ")", "", "])", "])", "])"};
     if (s->kind == TPL_RANGE)
         return append_range(r, t, s);
     if (s->kind == TPL_ITERATOR)
-        return tpl_fail(r, STATUS_UNSUPPORTED, "a generator is printed: use the filter 'list' "
-                                               "or 'join'");
+        return tpl_fail(r, STATUS_UNSUPPORTED,
+                        "a generator is printed: use the filter 'list' "
+                        "or 'join'");
     if (append_literal(r, t, opening[s->kind]) != 0)
         return -1;
     for (size_t i = 0; i < s->count; i++)

@@ -350,10 +350,14 @@ static int loop_attribute(const struct tpl_loop *loop, struct tpl_string name,
         const char *name;
         struct tpl_value value;
     } members[] = {
-        {"index", tpl_int(index + 1)},          {"index0", tpl_int(index)},
-        {"revindex", tpl_int(count - index)},   {"revindex0", tpl_int(count - index - 1)},
-        {"first", tpl_bool(index == 0)},        {"last", tpl_bool(index + 1 == count)},
-        {"length", tpl_int(count)},             {"depth", tpl_int((int64_t)loop->depth)},
+        {"index", tpl_int(index + 1)},
+        {"index0", tpl_int(index)},
+        {"revindex", tpl_int(count - index)},
+        {"revindex0", tpl_int(count - index - 1)},
+        {"first", tpl_bool(index == 0)},
+        {"last", tpl_bool(index + 1 == count)},
+        {"length", tpl_int(count)},
+        {"depth", tpl_int((int64_t)loop->depth)},
         {"depth0", tpl_int((int64_t)loop->depth - 1)},
     };
     for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
@@ -443,8 +447,7 @@ static int resolve_index(int64_t i, size_t n, size_t *at)
     return 1;
 }
 
-static int index_string(struct tpl_render *r, struct tpl_string s, int64_t i,
-                        struct tpl_value *out)
+static int index_string(struct tpl_render *r, struct tpl_string s, int64_t i, struct tpl_value *out)
 {
     size_t at;
     if (tpl_scan(r, s.len) != 0)
@@ -531,8 +534,8 @@ static int slice_bounds(struct tpl_render *r, const struct tpl_value bounds[3], 
     return 0;
 }
 
-static int slice_string(struct tpl_render *r, struct tpl_string s,
-                        const struct tpl_value bounds[3], struct tpl_value *out)
+static int slice_string(struct tpl_render *r, struct tpl_string s, const struct tpl_value bounds[3],
+                        struct tpl_value *out)
 {
     int64_t start, stop, step;
     size_t n = tpl_char_count(s);

@@ -15,7 +15,7 @@ stream = OpenAI().chat.completions.create(
     model=os.environ["MODELPOOL_MODEL"],
     messages=[{"role": "user", "content": " ".join(sys.argv[1:])}],
     temperature=0,
-    max_tokens=120,
+    max_tokens=250,
     stream=True,
     stream_options={"include_usage": True},
 )

@@ -11,7 +11,7 @@ ask() {
     curl --silent --show-error --fail-with-body "$OPENAI_BASE_URL/chat/completions" \
         --header "Authorization: Bearer $OPENAI_API_KEY" \
         --header "Content-Type: application/json" \
-        --data "{\"model\": \"$MODELPOOL_MODEL\", \"max_tokens\": 80, \"temperature\": 0,
+        --data "{\"model\": \"$MODELPOOL_MODEL\", \"max_tokens\": 150, \"temperature\": 0,
                  \"messages\": [{\"role\": \"user\", \"content\": \"$1\"}]}"
     echo
 }

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -665,5 +666,6 @@ int main(void)
         TEST(the_daemon_goes_with_clients_connected),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as modelpoold does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -64,8 +64,8 @@ static int check_case(const json_t *all, const json_t *item)
     char *from_file = file ? read_file(file, &source_len) : NULL;
     const char *label = file ? file : json_string_value(source);
     struct error err = {STATUS_OK, ""};
-    char *out =
-        render(from_file ? from_file : json_string_value(source), source_len, variables, &len, &err);
+    char *out = render(from_file ? from_file : json_string_value(source), source_len, variables,
+                       &len, &err);
     int same = out && expected && len == json_string_length(expected) &&
                memcmp(out, json_string_value(expected), len) == 0;
     int ok = expected ? same : out == NULL;

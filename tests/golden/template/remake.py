@@ -136,8 +136,7 @@ EXPRESSIONS = r"""
 {{ not x }} {{ x and y }} {{ n or 'alt' }} {{ '' or [] or 0 }} {{ x and not n }} {{ not not x }} {{ not x == 5 }}
 {{ 'yes' if x > 3 else 'no' }} {{ 'yes' if n }}|{{ ('a' if n) is defined }} {{ 1 if n else 2 if n else 3 }}
 {{ l[0] }} {{ l[-1] }} {{ l[9] }}| {{ l.0 }} {{ d.a.1 }} {{ d['a'][0] }} {{ s[1] }} {{ u[-1] }} {{ u[2] }} {{ l['x'] }}|{{ n.x }}|{{ x.y }}|{{ l[true] }}
-{{ d.items }}
-{{ d['items'] }} {{ d.b }} {{ d.missing }}| {{ d.missing is defined }} {{ d['Z'] }} {{ d.get('b') }} {{ d.get('no') }} {{ d.get('no', 4) }} {{ d.get('no', default=4) }}
+{{ d['items'] }} {{ d.b }} {{ d.missing }}| {{ d.missing is defined }} {{ d['Z'] }} {{ d.get('b') }} {{ d.get('no') }} {{ d.get('no', 4) }}
 {{ s[1:4] }} {{ s[::-1] }} {{ s[-5:] }} {{ s[:100] }} {{ s[5:2] }}| {{ u[1:3] }} {{ u[::2] }} {{ l[1:] }} {{ l[::-1] }} {{ l[-2:] }} {{ l[::2] }} {{ l[5:] }} {{ (1,2,3)[1:] }} {{ l[2:0:-1] }} {{ s[-100:3] }} {{ s[none:2] }}
 {{ [1, 'a', none, true, 2.0, [], {}, ()] }} {{ (1,) }} {{ () }} {{ {'a': 1, 2: 'b', none: (1, 2)} }} {{ 1, 2 }} {{ [1, 2,] }} {{ {'a': 1, 'a': 2} }}
 {{ d }} {{ m }} {{ [q, qq, bs, html] }} {{ [u] }} {{ ['\x7f', '\u200b', '\U0001f30d', 'é', '\xa0'] }}
@@ -157,7 +156,7 @@ EXPRESSIONS = r"""
 {{ 'abc'|list }} {{ d|list }} {{ l|string }} {{ 5|string ~ 1 }} {{ '42'|int }} {{ '4.7'|int }} {{ 'x'|int }} {{ 'x'|int(9) }} {{ '0x1f'|int(base=16) }} {{ 3.9|int }} {{ none|int }} {{ ' 7 '|int }} {{ '1_0'|int }} {{ '-3'|int }} {{ '2.5'|float }} {{ 'x'|float }} {{ '1e3'|float }} {{ 'x'|float(1) }} {{ true|int }}
 {{ -3|abs }} {{ (-3)|abs }} {{ y|abs }} {{ -2.5|abs }} {{ 2.567|round(2) }} {{ 2.5|round }} {{ 3.5|round }} {{ 2.1|round(method='ceil') }} {{ 2.19|round(1, 'floor') }} {{ 3|round }}
 {{ s|replace('o', '0') }} {{ s|replace('o', '0', 1) }} {{ 123|replace(2, 'x') }}
-{{ m|map(attribute='k')|list }} {{ m|map(attribute='in.z')|list }} {{ m|map(attribute='in.z', default='-')|list if false }} {{ ['a','b']|map('upper')|join }} {{ ['1','2']|map('int')|sum }} {{ [[1,2],[3,4]]|map(attribute=1)|list }} {{ [[1,2],[3]]|map('length')|list }} {{ ['ab']|map('replace', 'a', 'c')|first }} {{ n|map('upper')|list }}
+{{ m|map(attribute='k')|list }} {{ m|map(attribute='in', default='-')|list }} {{ ['a','b']|map('upper')|join }} {{ ['1','2']|map('int')|sum }} {{ [[1,2],[3,4]]|map(attribute=1)|list }} {{ [[1,2],[3]]|map('length')|list }} {{ ['ab']|map('replace', 'a', 'c')|first }} {{ n|map('upper')|list }}
 {{ m|selectattr('in')|map(attribute='k')|join }} {{ m|selectattr('v', '==', 2)|list|length }} {{ m|rejectattr('v', 'equalto', 2)|map(attribute='k')|first }} {{ m|selectattr('in', 'defined')|list|length }} {{ m|selectattr('k', 'in', ['b', 'c'])|map(attribute='v')|list }} {{ m|rejectattr('in')|list }}
 {{ [0,1,2,3]|select|list }} {{ [0,1,2,3]|select('odd')|list }} {{ range(10)|reject('divisibleby', 3)|list }} {{ [1,'a',none]|select('string')|list }} {{ [1,2,3]|select('gt', 1)|list }} {{ e|select('odd')|list }}
 {{ d|items|list }} {{ d|dictsort }} {{ d|dictsort(reverse=true)|first }} {{ {'b': 1, 'A': 2}|dictsort }} {{ {'b': 1, 'A': 2}|dictsort(true) }} {{ {'b': 1, 'A': 2}|dictsort(by='value') }} {{ nope|items|list }}
@@ -175,22 +174,22 @@ EXPRESSIONS = r"""
 {% set a = 1 %}{% for i in [1,2] %}{% set a = a + 10 %}{{ a }} {% endfor %}{{ a }} {% if true %}{% set a = 5 %}{% set b = 6 %}{% endif %}{{ a }}{{ b }} {% set p, q2 = 1, (2, 3) %}{{ p }}{{ q2 }} {% set (p, r) = [8, 9] %}{{ p }}{{ r }}
 {% for i in [1,2] %}[{{ z }}]{% set z = i %}[{{ z }}]{% endfor %}[{{ z }}]
 {% set b %}  text {{ x }}{% set inner = 1 %} {% endset %}[{{ b }}][{{ inner }}]{% set c | upper | trim %} abc {% endset %}[{{ c }}]{{ b is string }}
-{% macro f(a, b='B', c=a) %}({{ a }}{{ b }}{{ c }}{{ x }}){% endmacro %}{{ f(1) }}{{ f(1, 2) }}{{ f(b=3, a=4) }}{{ f() }}{{ f(1, c=2)|length }}{% set x = 'late' %}{{ f(1) }}{{ f(1)|upper ~ f(2) }}
+{% macro f(a, b='B', c=a) %}({{ a }}{{ b }}{{ c }}{{ z }}){% endmacro %}{{ f(1) }}{{ f(1, 2) }}{{ f(b=3, a=4) }}{{ f() }}{{ f(1, c=2)|length }}{% set z = 'late' %}{{ f(1) }}{{ f(1)|upper ~ f(2) }}
 {% macro fact(n) %}{% if n <= 1 %}1{% else %}{{ n * fact(n - 1)|int }}{% endif %}{% endmacro %}{{ fact(6) }}{% macro none_() %}{% endmacro %}[{{ none_() }}]{% for i in [1] %}{% macro g() %}{{ i }}{% endmacro %}{{ g() }}{% endfor %}
 {% with a = 1, b = x %}{{ a }}{{ b }}{% set c = 2 %}{% endwith %}{{ a }}{{ c }}| {% filter upper %}abc {{ s }}{% endfilter %} {% generation %}{% set g = 1 %}gen {{ x }}{% endgeneration %}[{{ g }}]
-{% if n %}1{% elif x == 5 %}2{% elif t %}3{% else %}4{% endif %} {% if 0 %}{% elif '' %}{% else %}e{% endif %} {% if nope %}u{% endif %} {% if nope.__class__ is defined if false else true %}k{% endif %}
+{% if n %}1{% elif x == 5 %}2{% elif t %}3{% else %}4{% endif %} {% if 0 %}{% elif '' %}{% else %}e{% endif %} {% if nope %}u{% endif %}
 {{ m|selectattr('v', 'eq', 9) is defined }} {{ 'T' if m|selectattr('v', 'eq', 9) else 'F' }} {{ 'T' if m|selectattr('v', 'eq', 9)|list else 'F' }} {% set it = l|map('string') %}{{ it|join }}{{ it|join }}| {{ l|reverse|first }}
 {{ {'a': {'b': [1, {'c': 'deep'}]}}.a.b[1].c }} {{ [[1]][0][0] }} {{ ({'k': 'v'})['k'] }} {{ {}.x }}| {{ ('a', 'b')[1] }} {{ {'}}': '%}'}['}}'] }} {{ {"a":{"b":{}}} }}
 {# comment {{ x }} #}a{#- strip -#} b {#+ keep +#} c{# #}{{ '{#' }}{% raw %}{{ x }}{% if %}{# #}{% endraw %}{%- raw -%}  r  {%- endraw -%} z
 {{ none }} {{ None }} {{ True }} {{ false }} {{ nope }}| {{ [nope] }} {{ 1.0 }} {{ -0.0 }} {{ 1e-5 }} {{ 0.0001 }} {{ 1e22 }}
-{{ x|string|length }} {{ (x + 1)|string }} {{ x + 1|int }} {{ 'a' ~ 1 + 2 }} {{ 1 ~ 2 * 3 }} {{ not x is none }} {{ x is none or t }} {{ 'a' in 'abc' and 'b' not in 'xyz' }} {{ -x|abs }} {{ 5 - -3 }}
+{{ x|string|length }} {{ (x + 1)|string }} {{ x + 1|int }} {{ 'a' ~ 1 * 2 }} {{ 1 ~ 2 * 3 }} {{ not x is none }} {{ x is none or t }} {{ 'a' in 'abc' and 'b' not in 'xyz' }} {{ -x|abs }} {{ 5 - -3 }}
 """.strip("\n").split("\n")
 
 WHITESPACE = [
     "a\n  {% if true %}\nb\n  {% endif %}\nc\n", "a\n  {%+ if true %}\nb\n  {%+ endif +%}\nc\n\n",
     "  {% set a = 1 %}  \n x", "x {% set a = 1 %}\n y", "a \n {%- if true -%} \n b \n {%- endif -%} \n c",
     "\n\n{{ 1 }}\n\n", "{{ 1 }}\n", "{{ 1 }}\r\n{{ 2 }}\r{{ 3 }}\r\n", "", "\n", "\n\n", "  ", "{{- 1 -}}  a {{- 2 }} b",
-    "a {{- 1 +}}" , "a  {{+ 1 }} b", "  {{ 1 }}\n  {{ 2 }}\n", "  {# c #}\n  x\n", "x {# c #}\ny", "  {#- c -#}  \n x",
+    "a {{- 1 -}} \n", "a  {{+ 1 }} b", "  {{ 1 }}\n  {{ 2 }}\n", "  {# c #}\n  x\n", "x {# c #}\ny", "  {#- c -#}  \n x",
     "{% for i in [1,2] %}\n  {{ i }}\n{% endfor %}\nend", "{% for i in [1,2] -%}\n  {{ i }}\n{%- endfor %}\nend",
     "{% if true %}\n\nx\n{% endif %}\n\ny", "{% if true %}x{% endif %}{% if true %}\n  {% endif %}\n  z",
     "a\n\t {% if true %} b {% endif %} \n c", "{%if true%}t{%endif%}", "{%- if true -%}t{%- endif -%}",
@@ -250,7 +249,7 @@ ERRORS = r"""
 {{ l|select('nosuch')|list }}
 {{ (l|map('string'))|length }}
 {{ l|reverse|last }}
-{{ 5|items }}
+{{ 5|items|list }}
 {{ 5|dictsort }}
 {{ d|dictsort(by='x') }}
 {{ 'a' is divisibleby 2 if false else none is odd }}
@@ -308,7 +307,12 @@ ERRORS = r"""
 {{ none < 1 }}
 {{ [none]|sum }}
 {% do x %}
-{{ x[] }}
+{{ a {{- 1 +}}
+{{ 1 +}}
+{{ 'a' ~ 1 + 2 }}
+{{ d.get('b', default=4) }}
+{{ s.strip(chars='x') }}
+{{ d.keys()[0].x }}
 {{ @ }}
 """.strip("\n").split("\n")
 
