@@ -10,6 +10,8 @@
 #include "common/log.h"
 #include "daemon/lease_set.h"
 
+#define WHY_MAX 480 /* a reason; what is put around it fits into ERROR_TEXT_MAX with it */
+
 /* --- names to numbers ------------------------------------------------------------------------- */
 
 int leases_resolve_models(const struct config *c, const char *names, uint32_t *models,
@@ -110,7 +112,7 @@ static enum readiness model_ready(const struct leases *l, const struct policy_sn
 int leases_ready(struct leases *l, const struct grant *g, uint32_t model, struct error *err)
 {
     struct policy_snapshot s;
-    char why[400];
+    char why[WHY_MAX];
 
     if (policy_snapshot(l->f->policy, &s, err) < 0)
         return -1;
@@ -143,7 +145,7 @@ static int check_can_run(const struct leases *l, const uint32_t *models, uint32_
                          struct error *err)
 {
     struct policy_snapshot s;
-    char why[400];
+    char why[WHY_MAX];
     int rv = 0;
 
     if (policy_snapshot(l->f->policy, &s, err) < 0)

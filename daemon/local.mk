@@ -1,4 +1,5 @@
 # daemon: modelpoold; the parts that tests need are libraries
+include daemon/control.mk
 include daemon/policy.mk
 
 noinst_LIBRARIES += daemon/libfront.a

@@ -1,8 +1,10 @@
 #include "db/internal.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define BUSY_TIMEOUT_MS 5000
 
@@ -35,9 +37,12 @@ static const char *const migrations[] = {
     "  array_job INTEGER NOT NULL, array_task INTEGER NOT NULL, het_job INTEGER NOT NULL,"
     "  het_offset INTEGER NOT NULL, step_name TEXT NOT NULL, uid INTEGER NOT NULL,"
     "  account TEXT NOT NULL, partition TEXT NOT NULL, request TEXT NOT NULL UNIQUE,"
-    "  model TEXT NOT NULL, slo TEXT NOT NULL, state TEXT NOT NULL, finish TEXT NOT NULL,"
-    "  prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,"
-    "  completion_tokens INTEGER NOT NULL, engine_us INTEGER NOT NULL,"
+    "  model TEXT NOT NULL, slo TEXT NOT NULL,"
+    "  state TEXT NOT NULL CHECK (state IN ('open', 'done', 'cancelled', 'failed', 'interrupted')),"
+    "  finish TEXT NOT NULL, prompt_tokens INTEGER NOT NULL CHECK (prompt_tokens >= 0),"
+    "  cached_tokens INTEGER NOT NULL CHECK (cached_tokens >= 0),"
+    "  completion_tokens INTEGER NOT NULL CHECK (completion_tokens >= 0),"
+    "  engine_us INTEGER NOT NULL,"
     "  switches INTEGER NOT NULL, preemptions INTEGER NOT NULL, ttft_us INTEGER NOT NULL,"
     "  start_us INTEGER NOT NULL, end_us INTEGER NOT NULL);"
     "CREATE INDEX usage_lease ON usage (lease);"
@@ -69,11 +74,7 @@ static enum status status_of(int code)
     case SQLITE_CONSTRAINT:
     case SQLITE_MISMATCH:
         return STATUS_INVALID;
-    case SQLITE_READONLY:
-    case SQLITE_PERM:
-    case SQLITE_CANTOPEN:
-        return STATUS_DENIED;
-    default:
+    default: /* read-only file systems and missing directories, too */
         return STATUS_IO;
     }
 }
@@ -115,9 +116,23 @@ int db_bind(struct db *db, sqlite3_stmt *st, struct error *err, const char *type
     return rc == SQLITE_OK ? 0 : db_fail(db, "bind a value", err);
 }
 
+/*
+ * A full disk makes SQLite roll the whole transaction back by itself.  What would follow in the
+ * group would then be committed alone, so it is refused until db_commit has said what happened.
+ */
+static int group_is_lost(const struct db *db)
+{
+    return db->grouped && sqlite3_get_autocommit(db->handle);
+}
+
 int db_run(struct db *db, sqlite3_stmt *st, struct error *err)
 {
     int rc;
+    if (group_is_lost(db))
+        return error_set(err, STATUS_EXHAUSTED,
+                         "%s: an earlier write of this group failed and all of it was undone: is "
+                         "the disk full?",
+                         db->path);
     do
         rc = sqlite3_step(st);
     while (rc == SQLITE_ROW);
@@ -198,6 +213,16 @@ static int migrate(struct db *db, struct error *err)
     return 0;
 }
 
+/* The file and with it those that SQLite puts beside it: nobody else reads who used what. */
+static int create_file(const char *path, struct error *err)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return error_errno(err, "%s: cannot open the database", path);
+    close(fd);
+    return 0;
+}
+
 struct db *db_open(const char *path, struct error *err)
 {
     struct db *db = calloc(1, sizeof *db);
@@ -205,6 +230,8 @@ struct db *db_open(const char *path, struct error *err)
         error_errno(err, "out of memory");
         goto fail;
     }
+    if (create_file(path, err))
+        goto fail;
     if (sqlite3_open_v2(path, &db->handle,
                         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
                             SQLITE_OPEN_EXRESCODE,
@@ -242,15 +269,24 @@ void db_close(struct db *db)
 
 int db_begin(struct db *db, struct error *err)
 {
-    return db_run(db, db_statement(db, STATEMENT_BEGIN), err);
+    if (db_run(db, db_statement(db, STATEMENT_BEGIN), err))
+        return -1;
+    db->grouped = 1;
+    return 0;
 }
 
 int db_commit(struct db *db, struct error *err)
 {
-    if (db_run(db, db_statement(db, STATEMENT_COMMIT), err) == 0)
-        return 0;
-    /* SQLite may have rolled back by itself (disk full); a second rollback then only says so. */
+    int rv = db_run(db, db_statement(db, STATEMENT_COMMIT), err);
+    db->grouped = 0;
+    if (rv != 0)
+        db_rollback(db);
+    return rv;
+}
+
+void db_rollback(struct db *db)
+{
+    db->grouped = 0;
     if (!sqlite3_get_autocommit(db->handle))
         db_run(db, db_statement(db, STATEMENT_ROLLBACK), NULL);
-    return -1;
 }

@@ -30,6 +30,7 @@ enum statement {
 struct db {
     sqlite3 *handle;
     char *path;
+    int grouped; /* between db_begin and db_commit */
     sqlite3_stmt *statement[STATEMENT_COUNT];
 };
 
@@ -41,6 +42,8 @@ sqlite3_stmt *db_statement(struct db *db, enum statement which);
 int db_bind(struct db *db, sqlite3_stmt *st, struct error *err, const char *types, ...);
 /* Run to the end, ignoring rows; resets. */
 int db_run(struct db *db, sqlite3_stmt *st, struct error *err);
+/* Undo everything since db_begin, as far as SQLite has not done so by itself. */
+void db_rollback(struct db *db);
 /* Error of SQLite's last failure with the file's path. */
 int db_fail(struct db *db, const char *doing, struct error *err);
 /* Copy a text column into a fixed field; NULL becomes "". */

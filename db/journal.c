@@ -112,6 +112,8 @@ void journal_close(struct journal *j)
 int journal_take(struct journal *j, int64_t row, struct error *err)
 {
     int taken = -1;
+    if (row <= 0)
+        return error_set(err, STATUS_INVALID, "%lld is no ledger row", (long long)row);
     pthread_mutex_lock(&j->lock);
     for (uint32_t i = 0; i < JOURNAL_SLOTS && taken < 0; i++) {
         uint32_t at = (j->next + i) % JOURNAL_SLOTS;
@@ -143,7 +145,7 @@ void journal_release(struct journal *j, int slot)
 
 int64_t journal_find(const struct journal *j, int64_t row)
 {
-    for (uint32_t i = 0; i < JOURNAL_SLOTS; i++)
+    for (uint32_t i = 0; i < JOURNAL_SLOTS && row > 0; i++)
         if (atomic_load(&j->map->slot[i].row) == row)
             return atomic_load(&j->map->slot[i].delivered);
     return -1;

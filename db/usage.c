@@ -99,7 +99,7 @@ int db_recover_usage(struct db *db, int64_t (*delivered)(int64_t row, void *), v
 out:
     sqlite3_reset(open);
     if (rv) {
-        db_run(db, db_statement(db, STATEMENT_ROLLBACK), NULL);
+        db_rollback(db);
         return -1;
     }
     if (db_commit(db, err))

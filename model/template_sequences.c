@@ -350,7 +350,8 @@ static int filter_sum(ARGS)
 static struct tpl_call rest_of(const struct tpl_call *call, size_t skip)
 {
     struct tpl_call rest = *call;
-    rest.args = rest.args + skip;
+    if (skip > 0)
+        rest.args += skip;
     rest.count -= skip;
     return rest;
 }

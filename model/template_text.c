@@ -221,7 +221,7 @@ int tpl_to_string(struct tpl_render *r, const struct tpl_value *v, struct tpl_st
     }
     if (tpl_append_value(r, &text, v) != 0)
         return -1;
-    *out = (struct tpl_string){text.data, text.len};
+    *out = tpl_text_value(text.data, text.len).string;
     return 0;
 }
 

@@ -29,7 +29,8 @@ struct tpl_value tpl_float(double v)
 
 struct tpl_value tpl_text_value(const char *data, size_t len)
 {
-    return (struct tpl_value){.type = TPL_STRING, .string = {data, len}};
+    /* never NULL: an empty string is walked and offset like any other */
+    return (struct tpl_value){.type = TPL_STRING, .string = {data ? data : "", len}};
 }
 
 struct tpl_value tpl_string_value(struct tpl_string s)

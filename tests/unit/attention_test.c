@@ -306,12 +306,55 @@ static void test_first_token(void **state)
     }
 }
 
+/* A score that is 150 above all others takes everything, in whichever block it lies: e^-150 is 0.
+ */
+static void check_peak(struct device *d, struct scene *s, uint32_t peak)
+{
+    struct outputs o = outputs_open(s);
+    uint32_t tokens = s->tokens[0];
+
+    memset(s->k[0], 0, (size_t)tokens * 3 * 64 * sizeof(float));
+    for (size_t i = 0; i < (size_t)tokens * 9 * 64; i++)
+        s->q[0][i] = i % 64 == 7 ? 1 : 0;
+    for (size_t h = 0; h < 3; h++)
+        s->k[0][(peak * 3 + h) * 64 + 7] = 150 / s->scale;
+    run(s, d, 50, 1, o.rows);
+    for (size_t t = peak; t < tokens; t++)
+        for (size_t h = 0; h < 9; h++)
+            assert_close(o.rows[0] + (t * 9 + h) * 64, s->v[0] + (peak * 3 + h / 3) * 64, 64, 1e-6,
+                         "peak");
+    outputs_close(&o);
+}
+
+static void test_peaks(void **state)
+{
+    static const uint32_t tokens[] = {200};
+    uint64_t seed = 14;
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 2, 1024);
+        struct scene s;
+        if (!d)
+            continue;
+        scene_open(&s, &shapes[0], tokens, 1, &seed);
+        s.rope.dims = 0;
+        check_peak(d, &s, 3);
+        check_peak(d, &s, 15);
+        check_peak(d, &s, 16);
+        check_peak(d, &s, 190);
+        scene_close(&s);
+        device_destroy(d);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_first_token),
+        cmocka_unit_test(test_peaks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

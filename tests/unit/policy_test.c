@@ -864,6 +864,51 @@ static void the_end_answers_all(void **state)
     assert_int_not_equal(kill(pid, 0), 0); /* gone, and reaped */
 }
 
+/* Two instances, three models of which one fits, pages for a third of the sequences, engines killed
+ * one after the other, requests cancelled: every other stream comes whole. */
+static void everything_at_once(void **state)
+{
+    struct bench *b = *state;
+    uint32_t random = 1;
+
+    for (int m = 0; m < 3; m++)
+        add_model(b, (const char *[]){"a", "b", "c"}[m], 60 * 1024);
+    add_instance(b, "cpu0", 120 * 1024);
+    add_instance(b, "cpu1", 120 * 1024);
+    b->config.turn_us = 5000;
+    start(b);
+    for (uint64_t i = 1; i < STREAMS; i++) {
+        random = random * 1664525u + 1013904223u;
+        submit(b, i, (random >> 8) % 3, 1, 1 + (random >> 12) % 200, 80);
+        if (i % 8 == 0)
+            policy_cancel(b->policy, i - 3);
+        take_events(b, 3);
+    }
+    for (uint32_t kills = 0; kills < 6; kills++) {
+        uint32_t i = kills % 2;
+
+        wait_until(b, instance_status(b, i).pid > 0 && !state_is(b, i, "starting"));
+        kill(instance_status(b, i).pid, SIGKILL);
+        wait_until(b, instance_status(b, i).restarts == kills / 2 + 1);
+        take_events(b, 100);
+    }
+    wait_until(b, all_done(b, 1, STREAMS - 1));
+    for (uint64_t i = 1; i < STREAMS; i++) {
+        if (i % 8 != 5 || b->streams[i].finish != FINISH_NONE)
+            expect_length(b, i, i, 80);
+        else
+            assert_int_equal(b->streams[i].status, STATUS_OK);
+    }
+    wait_until(b, state_is(b, 0, "idle") && state_is(b, 1, "idle"));
+    for (uint32_t i = 0; i < 6; i++) {
+        assert_int_equal(model_status(b, i / 3, i % 3).running, 0);
+        assert_int_equal(model_status(b, i / 3, i % 3).waiting, 0);
+    }
+    print_message("%u preemptions, %u switches\n",
+                  (unsigned)(instance_status(b, 0).preemptions + instance_status(b, 1).preemptions),
+                  (unsigned)(instance_status(b, 0).switches + instance_status(b, 1).switches));
+}
+
 /* A line of /proc/PID/status. */
 static void status_line(int32_t pid, const char *key, char *value, size_t size)
 {
@@ -995,6 +1040,7 @@ int main(void)
         bench_test(instances_share_and_help),
         bench_test(the_snapshot_counts),
         bench_test(the_end_answers_all),
+        bench_test(everything_at_once),
         bench_test(an_engine_inherits_nothing),
         bench_test(orders_queue_for_a_slow_engine),
         bench_test(a_stopped_engine_does_not_hold_the_end),

@@ -1,0 +1,441 @@
+#!/usr/bin/env python3
+"""Checks of modelpoold over HTTP, each a function of its own; the exit status says how it went.
+
+    http_check.py CHECK [WORD...]
+
+Runs as the user whose lease it is; the daemon is at 127.0.0.1:811 and RIG_SOCKET, its model is
+"small".  Only the standard library is used; openai_check.py has the checks with OpenAI's client.
+"""
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import wire
+
+CONTROL = os.environ["RIG_SOCKET"]
+HTTP_SOCKET = os.path.join(os.path.dirname(CONTROL), "http.sock")
+MODEL = "small"
+
+
+def ask_control(request, **words):
+    """A connection on which a request was made, and the rows of its answer."""
+    conn = socket.socket(socket.AF_UNIX)
+    conn.settimeout(30)
+    conn.connect(CONTROL)
+    conn.sendall(wire.encode([("type", "hello"), ("version", 1), ("program", "http_check.py")]))
+    assert wire.receive(conn)["type"] == "hello"
+    conn.sendall(wire.encode([("type", request), *words.items()]))
+    rows = []
+    while True:
+        row = wire.receive(conn)
+        assert row and row["type"] != "error", row
+        if row["type"] == "end":
+            return conn, rows
+        rows.append(row)
+        if row["type"] in ("ok", "granted"):
+            return conn, rows
+
+
+@contextlib.contextmanager
+def lease(request="lease", models=MODEL, **words):
+    conn, rows = ask_control(request, models=models, **words)
+    try:
+        yield rows[0]["key"]
+    finally:
+        conn.close()
+
+
+def ledger(request):
+    conn, rows = ask_control("acct")
+    conn.close()
+    found = [row for row in rows if row["request"] == request]
+    assert len(found) == 1, (request, found)
+    return found[0]
+
+
+def closed_row(request):
+    for _ in range(100):
+        row = ledger(request)
+        if row["state"] != "open":
+            return row
+        time.sleep(0.05)
+    raise AssertionError(f"row of {request} stays open")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(HTTP_SOCKET)
+
+
+def call(method, path, body=None, key=None, connection=None):
+    c = connection or http.client.HTTPConnection("127.0.0.1", 811, timeout=120)
+    if body is not None and not isinstance(body, (str, bytes)):
+        body = json.dumps(body)
+    headers = {"Authorization": "Bearer " + key} if key else {}
+    c.request(method, path, body, headers)
+    answer = c.getresponse()
+    answer.connection = c
+    return answer
+
+
+def complete(key, prompt="The capital of France is", **fields):
+    fields.setdefault("temperature", 0)
+    return call("POST", "/v1/completions", dict(model=MODEL, prompt=prompt, **fields), key)
+
+
+def result(answer, status=200):
+    text = answer.read()
+    assert answer.status == status, (answer.status, text)
+    assert answer.getheader("x-request-id"), answer.headers
+    return json.loads(text)
+
+
+def events(answer):
+    assert answer.status == 200, (answer.status, answer.read())
+    assert answer.getheader("Content-Type").startswith("text/event-stream")
+    for line in answer:
+        if line.startswith(b"data: {"):
+            yield json.loads(line[6:])
+
+
+def text_of(chunks):
+    return "".join(c["choices"][0]["text"] for c in chunks if c.get("choices"))
+
+
+def start_stream(key, count, **fields):
+    """An endless stream of which `count` chunks were read."""
+    answer = complete(key, "Once upon a time", stream=True, ignore_eos=True, max_tokens=900, **fields)
+    rows = events(answer)
+    first = [next(rows) for _ in range(count)]
+    return answer, rows, first
+
+
+def daemon_pid():
+    with open(os.environ["RIG_DIR"] + "/run/modelpoold.pid") as f:
+        return int(f.read())
+
+
+def engine_pid():
+    out = subprocess.run(["pgrep", "-P", str(daemon_pid()), "modelpool-engin"], capture_output=True,
+                         text=True, check=True)
+    return int(out.stdout.split()[0])
+
+
+# ---- checks ----------------------------------------------------------------------------------
+
+
+def check_models():
+    with lease() as key:
+        listed = result(call("GET", "/v1/models", key=key))
+        assert [m["id"] for m in listed["data"]] == [MODEL], listed
+        assert result(call("GET", "/v1/models/" + MODEL, key=key))["max_model_len"] == 1024
+        assert result(call("GET", "/v1/models/none", key=key), 404)["error"]["code"] == \
+            "model_not_found"
+
+
+def check_answers():
+    with lease() as key:
+        whole = result(complete(key, max_tokens=8))
+        assert whole["object"] == "text_completion", whole
+        assert whole["choices"][0]["finish_reason"] == "length"
+        assert whole["usage"]["completion_tokens"] == 8
+        assert "Paris" in whole["choices"][0]["text"], whole
+        chunks = list(events(complete(key, max_tokens=8, stream=True,
+                                      stream_options={"include_usage": True})))
+        assert text_of(chunks) == whole["choices"][0]["text"]
+        assert chunks[-1]["usage"] == whole["usage"] and chunks[-1]["choices"] == []
+        assert chunks[-2]["choices"][0]["finish_reason"] == "length"
+        row = ledger(whole["id"])
+        assert (row["state"], row["finish"]) == ("done", "length"), row
+        assert int(row["prompt_tokens"]) == whole["usage"]["prompt_tokens"]
+        assert int(row["completion_tokens"]) == 8
+        assert int(row["ttft_us"]) > 0 and int(row["engine_us"]) > 0
+
+
+def check_chat():
+    ask = dict(model=MODEL, temperature=0, max_tokens=12,
+               messages=[{"role": "user", "content": [{"type": "text", "text": "Say hello."}]}])
+    with lease() as key:
+        whole = result(call("POST", "/v1/chat/completions", ask, key))
+        assert whole["choices"][0]["message"]["role"] == "assistant"
+        chunks = list(events(call("POST", "/v1/chat/completions", dict(ask, stream=True), key)))
+        assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+        said = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+        assert said == whole["choices"][0]["message"]["content"] != "", (said, whole)
+
+
+def check_tokens_as_prompt():
+    with lease() as key:
+        one = result(complete(key, [504, 3575, 282, 4649, 314], max_tokens=4))
+        assert one["usage"]["prompt_tokens"] == 5
+        two = result(complete(key, [[504, 3575, 282, 4649, 314]], max_tokens=4))
+        assert one["choices"] == two["choices"]
+        refused = result(complete(key, [49152], max_tokens=4), 400)["error"]
+        assert refused["param"] == "prompt" and "49152" in refused["message"], refused
+
+
+def check_stop():
+    with lease() as key:
+        free = result(complete(key, max_tokens=16))["choices"][0]["text"]
+        at = free[len(free) // 2:len(free) // 2 + 4]
+        want = free[:free.index(at)]
+        whole = result(complete(key, max_tokens=16, stop=[at]))
+        assert whole["choices"][0]["text"] == want, (whole, at)
+        assert whole["choices"][0]["finish_reason"] == "stop"
+        assert whole["usage"]["completion_tokens"] < 16
+        chunks = list(events(complete(key, max_tokens=16, stop=at, stream=True)))
+        assert text_of(chunks) == want, (chunks, at)
+        assert int(closed_row(whole["id"])["completion_tokens"]) == \
+            whole["usage"]["completion_tokens"]
+
+
+def check_seed():
+    with lease() as key:
+        def say(**fields):
+            return result(complete(key, "My name is", max_tokens=16, temperature=1, **fields))[
+                "choices"][0]["text"]
+        assert say(seed=7) == say(seed=7) != say(seed=8)
+        assert len({say() for _ in range(4)}) > 1
+
+
+def check_refusals():
+    def refuse(status, code, part, path="/v1/completions", method="POST", use=None, **fields):
+        body = dict({"model": MODEL, "prompt": "x"}, **fields) if method == "POST" else None
+        e = result(call(method, path, body, key if use is None else use), status)["error"]
+        assert e["code"] == code and part in e["message"], e
+
+    with lease() as key:
+        refuse(400, None, "n must be 1", n=2)
+        refuse(400, None, "logprobs is not supported", logprobs=1)
+        refuse(400, None, "echo is not supported", echo=True)
+        refuse(400, None, "2 prompts", prompt=["a", "b"])
+        refuse(400, "context_length_exceeded", "1024", max_tokens=1024)
+        refuse(400, "context_length_exceeded", "1024", prompt="word " * 2000)
+        refuse(400, "context_length_exceeded", "more than", prompt="x" * 2000000)
+        refuse(400, None, "tools is not supported", "/v1/chat/completions", tools=[{}])
+        refuse(400, None, "images are not supported by " + MODEL, "/v1/chat/completions",
+               messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])
+        refuse(404, "model_not_found", "none", model="none")
+        refuse(403, "model_not_allowed", "broken", model="broken")
+        refuse(404, "unknown_url", "/v1/chat/completions", "/v1/embeddings")
+        refuse(405, "method_not_allowed", "POST", method="GET")
+        refuse(405, "method_not_allowed", "GET", "/v1/models")
+        refuse(401, "invalid_api_key", "key", use="mp1.none")
+        refuse(401, "invalid_api_key", "key", use=key[:-1] + ("0" if key[-1] != "0" else "1"))
+        refuse(413, "request_too_large", "4194304", prompt="x" * 4200000)
+    refuse(401, "invalid_api_key", "", use=key)
+
+
+def check_other_users_key(key):
+    e = result(complete(key), 401)["error"]
+    assert e["code"] == "invalid_api_key", e
+
+
+def check_no_key():
+    """With exactly one live grant, the uid is enough, over TCP and over the Unix socket."""
+    with lease():
+        assert result(call("GET", "/v1/models"))["data"][0]["id"] == MODEL
+        unix = UnixConnection("local", timeout=60)
+        body = {"model": MODEL, "prompt": "a", "max_tokens": 2}
+        result(call("POST", "/v1/completions", body, connection=unix))
+        assert result(call("GET", "/v1/models", connection=unix))["data"][0]["id"] == MODEL
+        with lease():
+            assert result(call("GET", "/v1/models"), 401)["error"]["code"] == "invalid_api_key"
+
+
+def check_budget():
+    with lease(tokens=30) as key:
+        r = result(complete(key, "Count: 1 2 3", max_tokens=500, ignore_eos=True))
+        assert r["usage"]["total_tokens"] == 30 and r["choices"][0]["finish_reason"] == "length", r
+        e = result(complete(key, "Count", max_tokens=1), 429)["error"]
+        assert e["code"] == "insufficient_quota" and "30" in e["message"], e
+
+
+def check_budget_shared():
+    """Requests at once share a budget to the token."""
+    with lease(tokens=60) as key:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(lambda _: complete(key, "a", max_tokens=50, ignore_eos=True),
+                                 range(4)))
+        used = [json.loads(r.read())["usage"]["total_tokens"] for r in done if r.status == 200]
+        assert sum(used) == 60, used
+        result(complete(key, "a"), 429)
+
+
+def check_cancel():
+    """A stream that is cut off is billed what the socket took."""
+    with lease(tokens=1000) as key:
+        answer, _, first = start_stream(key, 12)
+        got = len(first)
+        answer.close()
+        answer.connection.close()
+        row = closed_row(first[0]["id"])
+        billed = int(row["completion_tokens"])
+        assert (row["state"], row["finish"]) == ("cancelled", "cancel"), row
+        assert got <= billed < 200, (got, billed)
+        # what was not billed is in the budget again
+        total = int(row["prompt_tokens"]) + billed
+        rest = result(complete(key, "a", max_tokens=1000 - total - 1, ignore_eos=True))
+        assert rest["usage"]["total_tokens"] == 1000 - total, (rest["usage"], total)
+
+
+def check_cancel_whole():
+    """A client that leaves before its whole answer gets and pays no answer."""
+    with lease() as key:
+        c = http.client.HTTPConnection("127.0.0.1", 811)
+        c.request("POST", "/v1/completions", json.dumps(
+            {"prompt": "a", "max_tokens": 900, "ignore_eos": True}), {"Authorization": "Bearer " + key})
+        time.sleep(0.7)
+        c.close()
+        for _ in range(100):
+            conn, rows = ask_control("acct")
+            conn.close()
+            if rows[-1]["state"] == "cancelled":
+                break
+            time.sleep(0.05)
+        assert rows[-1]["state"] == "cancelled" and rows[-1]["completion_tokens"] == "0", rows[-1]
+
+
+def check_lease_ends():
+    with lease() as key:
+        answer, rows, first = start_stream(key, 5)
+    last = list(rows)[-1]
+    assert last["error"]["code"] == "invalid_api_key", last
+    row = closed_row(first[0]["id"])
+    assert row["state"] == "cancelled" and int(row["completion_tokens"]) >= 5, row
+
+
+def check_many():
+    """Neighbours change nothing."""
+    with lease() as key:
+        def one(i):
+            r = complete(key, f"The number {i} is", max_tokens=12, stream=i % 2 == 0)
+            return text_of(list(events(r)) if i % 2 == 0 else [result(r)])
+        alone = [one(i) for i in range(4)]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            together = list(pool.map(one, [i % 4 for i in range(32)]))
+        assert together == alone * 8
+
+
+def check_metrics():
+    with lease() as key:
+        result(complete(key, max_tokens=3))
+    page = call("GET", "/metrics").read().decode()
+    values = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+              for line in page.splitlines() if not line.startswith("#")}
+    label = '{model_name="small"}'
+    assert values["vllm:generation_tokens_total" + label] >= 3
+    assert values["vllm:num_requests_running" + label] == 0
+    assert values["vllm:time_to_first_token_seconds_count" + label] >= 1
+    assert values['modelpool_model_resident{model_name="small",instance="cpu"}'] == 1
+    assert values['modelpool_memory_bytes{instance="cpu"}'] > 0
+
+
+def check_slow_tcp():
+    """A client that stops reading for a while loses nothing."""
+    with lease() as key:
+        answer, rows, first = start_stream(key, 3)
+        time.sleep(1.5)
+        assert len(first) + len([c for c in rows if c["choices"][0]["text"]]) > 500
+
+
+def check_bytes_in_advance():
+    """Requests sent before the first one is answered are answered in turn."""
+    with lease() as key:
+        body = json.dumps({"prompt": "a", "max_tokens": 20, "stream": True, "ignore_eos": True})
+        s = socket.create_connection(("127.0.0.1", 811), timeout=60)
+        s.sendall((f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+                   f"Content-Length: {len(body)}\r\n\r\n{body}"
+                   "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").encode())
+        got = b""
+        while more := s.recv(65536):
+            got += more
+        assert got.count(b"HTTP/1.1 200 OK") == 2 and got.index(b"[DONE]") < got.index(b'"ok"'), got
+
+
+# ---- checks that kill; as root ------------------------------------------------------------------
+
+
+def check_engine_dies():
+    with lease() as key:
+        fields = dict(max_tokens=60, ignore_eos=True)
+        want = result(complete(key, "Once upon a time", **fields))["choices"][0]["text"]
+        rows = events(complete(key, "Once upon a time", stream=True, **fields))
+        chunks = [next(rows) for _ in range(10)]
+        os.kill(engine_pid(), signal.SIGKILL)
+        chunks += list(rows)
+        assert text_of(chunks) == want, (text_of(chunks), want)
+
+
+def check_daemon_dies(path):
+    """Read a stream until the daemon is killed; print its id and the number of chunks."""
+    with lease() as key:
+        answer, rows, chunks = start_stream(key, 15)
+        os.kill(daemon_pid(), signal.SIGKILL)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            chunks += list(rows)
+    with open(path, "w") as f:
+        f.write(f"{chunks[0]['id']} {len(chunks)}\n")
+
+
+def check_interrupted(path):
+    """The ledger has what was delivered: not more, and at most the last write less."""
+    with open(path) as f:
+        request, count = f.read().split()
+    row = ledger(request)
+    billed = int(row["completion_tokens"])
+    assert row["state"] == "interrupted" and int(count) - 1 <= billed <= int(count), (row, count)
+
+
+def check_stopped():
+    """SIGTERM ends what runs, and quickly."""
+    with lease() as key:
+        answer, rows, first = start_stream(key, 5)
+        began = time.monotonic()
+        os.kill(daemon_pid(), signal.SIGTERM)
+        last = list(rows)[-1]
+        assert last["error"]["code"] == "shutting_down", last
+        while os.path.exists(f"/proc/{daemon_pid()}/exe"):
+            assert time.monotonic() - began < 4, "still there"
+            time.sleep(0.02)
+
+
+def check_no_engine():
+    health = result(call("GET", "/health"), 503)
+    assert health["status"] == "unavailable", health
+    grant = dict(job=71, step=0, step_name="0", uid=0, gid=0)
+    with lease("grant", **grant) as key:
+        r = complete(key, max_tokens=2)
+        assert result(r, 503)["error"]["code"] == "engine_unavailable" and r.getheader("Retry-After")
+    with lease("grant", **dict(grant, step=1, step_name="1"), wait=1) as key:
+        began = time.monotonic()
+        r = complete(key, max_tokens=2)
+        assert result(r, 429)["error"]["code"] == "rate_limit_exceeded" and r.getheader("Retry-After")
+        assert 0.8 < time.monotonic() - began < 5
+
+
+def check_held(path):
+    """A request is held until the engine is there, which path's appearance allows."""
+    with lease("grant", job=72, step=0, step_name="0", uid=0, gid=0, wait=60) as key:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            held = pool.submit(complete, key, max_tokens=2)
+            time.sleep(1)
+            assert not held.done()
+            conn, rows = ask_control("status")
+            conn.close()
+            assert [r["held"] for r in rows if "held" in r] == ["1"], rows
+            with open(path, "w"):
+                pass
+            assert result(held.result(60))["usage"]["completion_tokens"] == 2
+
+
+globals()["check_" + sys.argv[1]](*sys.argv[2:])
