@@ -171,7 +171,7 @@ int acct_parse_layout(const char *text, struct acct_layout *layout, struct error
         const struct acct_field *f = name ? find_field(at, name) : NULL;
         if (!f)
             return error_set(err, STATUS_INVALID,
-                             "no field \"%.*s\": `modelpool acct -e` lists them",
+                             "no field \"%.*s\", or more than one: `modelpool acct -e` lists them",
                              (int)(len > 60 ? 60 : len), at);
         struct table_column *c = &layout->column[layout->count];
         *c = (struct table_column){.title = f->name, .width = f->width};

@@ -105,6 +105,8 @@ static char *read_input(struct error *err)
         free(text);
         return NULL;
     }
+    if (len && text[len - 1] == '\n') /* the line's end, not the prompt's */
+        len--;
     text[len] = '\0';
     if (strlen(text) != len) {
         error_set(err, STATUS_INVALID, "standard input: is no text, it has NUL bytes");

@@ -11,7 +11,8 @@ static const char *model_state(const struct policy_instance_status *in,
 {
     if (m->known && !m->ok)
         return "unusable";
-    if (!strcmp(in->state, "down") || !strcmp(in->state, "starting"))
+    if (!strcmp(in->state, "down") || !strcmp(in->state, "starting") ||
+        !strcmp(in->state, "drained"))
         return in->state;
     if (!m->known)
         return "preparing";

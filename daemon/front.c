@@ -18,7 +18,8 @@ struct front_loop { /* events that front_run watches */
     int stopping;
 };
 
-/* --- the database ------------------------------------------------------------------------------- */
+/* --- the database -------------------------------------------------------------------------------
+ */
 
 void front_write(struct front *f, struct front_job *job,
                  int (*run)(struct db *, struct writer_job *, struct error *),
@@ -74,7 +75,8 @@ static void write_placement(struct front *f, const struct policy_event *ev)
     front_write(f, &p->job, run_placement, NULL);
 }
 
-/* --- events of the policy ----------------------------------------------------------------------- */
+/* --- events of the policy -----------------------------------------------------------------------
+ */
 
 static void route(struct front *f, const struct policy_event *ev)
 {
@@ -105,7 +107,8 @@ static void on_events(evutil_socket_t fd, short what, void *arg)
     }
 }
 
-/* --- signals ------------------------------------------------------------------------------------ */
+/* --- signals ------------------------------------------------------------------------------------
+ */
 
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
 {
@@ -155,7 +158,8 @@ static void on_reload(evutil_socket_t signal_number, short what, void *arg)
     config_destroy(fresh);
 }
 
-/* --- opening, running, closing ------------------------------------------------------------------ */
+/* --- opening, running, closing ------------------------------------------------------------------
+ */
 
 static int open_models(struct front *f, struct db *db, struct error *err)
 {
@@ -219,10 +223,10 @@ static int watch(struct front_loop *loop)
 {
     struct event_base *base = loop->f->base;
 
-    loop->events = event_new(base, mailbox_fd(loop->f->events), EV_READ | EV_PERSIST, on_events,
-                             loop);
-    loop->written = event_new(base, mailbox_fd(loop->f->written), EV_READ | EV_PERSIST, on_written,
-                              loop);
+    loop->events =
+        event_new(base, mailbox_fd(loop->f->events), EV_READ | EV_PERSIST, on_events, loop);
+    loop->written =
+        event_new(base, mailbox_fd(loop->f->written), EV_READ | EV_PERSIST, on_written, loop);
     loop->term = evsignal_new(base, SIGTERM, on_stop, loop);
     loop->interrupt = evsignal_new(base, SIGINT, on_stop, loop);
     loop->reload = evsignal_new(base, SIGHUP, on_reload, loop);

@@ -35,12 +35,12 @@ struct front {
     struct leases *leases;
     struct control *control;
     struct http *http;
-    struct mailbox *events;  /* policy events, taken by front.c and routed */
-    struct mailbox *written; /* finished front_jobs */
+    struct mailbox *events;     /* policy events, taken by front.c and routed */
+    struct mailbox *written;    /* finished front_jobs */
     struct front_model *models; /* [config->model_count] */
-    char base_url[128];      /* "http://127.0.0.1:811/v1": what jobs get as OPENAI_BASE_URL */
-    char http_socket[512];   /* path of the Unix socket that speaks HTTP */
-    int64_t started_us;      /* wall */
+    char base_url[128];         /* "http://127.0.0.1:811/v1": what jobs get as OPENAI_BASE_URL */
+    char http_socket[512];      /* path of the Unix socket that speaks HTTP */
+    int64_t started_us;         /* wall */
 };
 
 struct front_listeners { /* listening, non-blocking, close-on-exec */
@@ -49,9 +49,9 @@ struct front_listeners { /* listening, non-blocking, close-on-exec */
 
 /*
  * Open the models, restore the leases, start writer, policy thread and the servers: a zeroed *f
- * becomes ready to run.  A model whose file is unusable is no failure: its text says why.  config, db
- * and journal are borrowed, the listeners taken over.  front_close() ends all of it, also what a failed
- * front_open() has begun.
+ * becomes ready to run.  A model whose file is unusable is no failure: its text says why.  config,
+ * db and journal are borrowed, the listeners taken over.  front_close() ends all of it, also what a
+ * failed front_open() has begun.
  */
 int front_open(struct front *f, const struct config *config, struct db *db, struct journal *journal,
                const struct front_listeners *listeners, struct error *err);
@@ -60,7 +60,8 @@ int front_run(struct front *f, struct error *err);
 void front_close(struct front *f);
 
 /* Open a model's file for tokenizing and templates; on failure m->text says why and all else is
- * empty. A chat template that cannot be used leaves m->template NULL, with the reason in m->text. */
+ * empty. A chat template that cannot be used leaves m->template NULL, with the reason in m->text.
+ */
 void front_model_open(struct front_model *m, const struct config_model *config);
 void front_model_close(struct front_model *m);
 
@@ -93,7 +94,8 @@ void control_destroy(struct control *c);
 void control_policy_reply(struct control *c, const struct policy_event *ev);
 
 /* --- lease.c and slurm.c --- */
-/* Reads or makes the secret, restores live leases and grants from db (which nobody else uses yet). */
+/* Reads or makes the secret, restores live leases and grants from db (which nobody else uses yet).
+ */
 struct leases *leases_create(struct front *f, struct db *db, struct error *err);
 void leases_destroy(struct leases *l);
 

@@ -1,5 +1,5 @@
 /* generation.c - a completion from admission to the last byte; see generation.h */
-#include "daemon/generation.h"
+#include "daemon/generation_state.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,37 +14,8 @@
 
 #define HELD_POLL_US 100000
 
-enum state { HELD, OPENING, RUNNING, ENDING, CLOSING };
-enum outcome { OUTCOME_NONE, DONE, CANCELLED, FAILED, INTERRUPTED };
-
-struct generation {
-    struct generations *all;
-    uint64_t seq;
-    enum state state;
-    enum outcome outcome;
-    struct openai_error error; /* what to answer if it is not DONE */
-    const char *finish;        /* DONE: "stop" or "length" */
-    char id[REQUEST_ID_MAX];
-    struct stream stream;
-    struct openai_request request;
-    struct grant *grant;
-    uint32_t model;
-    uint32_t *prompt; /* until it is submitted */
-    uint32_t prompt_count;
-    struct detokenizer detokenizer;
-    char *piece; /* text of one token */
-    size_t piece_room;
-    char *text; /* not yet sent: all of it, or a stream's last */
-    size_t text_len, text_room;
-    uint32_t completion; /* tokens that count */
-    uint32_t whole;      /* of these, how many have all their text in what was sent */
-    uint32_t delivered;  /* of these, how many the socket has taken */
-    int64_t arrived_us, last_us, created;
-    struct db_usage row;
-    int journal_slot; /* -1: none */
-};
-
-/* --- the set ------------------------------------------------------------------------------------ */
+/* --- the set ------------------------------------------------------------------------------------
+ */
 
 static struct generation *find(const struct generations *all, uint64_t seq)
 {
@@ -92,41 +63,22 @@ static void leave(struct generation *g)
         all->idle(all->idle_arg);
 }
 
-static void set_state(struct generation *g, enum state state)
-{
-    if (g->state == HELD)
-        g->all->held--;
-    if (state == HELD)
-        g->all->held++;
-    g->state = state;
-}
-
-/* --- the answer's end --------------------------------------------------------------------------- */
-
-static struct openai_answer answer_of(const struct generation *g)
-{
-    return (struct openai_answer){
-        .kind = g->request.kind,
-        .id = g->id,
-        .model = g->all->f->config->models[g->model].name,
-        .created = g->created,
-    };
-}
+/* --- the answer's end ---------------------------------------------------------------------------
+ */
 
 static void send_stream_end(struct generation *g)
 {
-    struct openai_answer a = answer_of(g);
+    struct openai_answer a = generation_answer(g);
     struct openai_usage usage = {g->prompt_count, g->completion};
     int with_usage = g->request.include_usage, failed = 0;
 
     if (g->outcome != DONE)
         failed = stream_event(&g->stream, openai_error_json(&g->error), 0, NULL);
     if (g->outcome == DONE && g->text_len)
-        failed = stream_event(&g->stream,
-                              openai_text_chunk(&a, g->text, g->text_len, with_usage), 0, NULL);
+        failed = stream_event(&g->stream, openai_text_chunk(&a, g->text, g->text_len, with_usage),
+                              0, NULL);
     if (g->outcome == DONE && !failed)
-        failed =
-            stream_event(&g->stream, openai_finish_chunk(&a, g->finish, with_usage), 0, NULL);
+        failed = stream_event(&g->stream, openai_finish_chunk(&a, g->finish, with_usage), 0, NULL);
     if (g->outcome == DONE && !failed && with_usage)
         failed = stream_event(&g->stream, openai_usage_chunk(&a, &usage), 0, NULL);
     if (failed) /* a stream that breaks off says that something is missing */
@@ -149,7 +101,7 @@ static void send_end(struct generation *g)
     struct evhttp_request *req = stream_take(&g->stream);
     metrics_answer(g->all->metrics, g->outcome == DONE ? 200 : g->error.http);
     if (g->outcome == DONE) {
-        struct openai_answer a = answer_of(g);
+        struct openai_answer a = generation_answer(g);
         reply_json(req, g->id, 200,
                    openai_answer_json(&a, g->text ? g->text : "", g->text_len, g->finish, &usage));
     } else {
@@ -157,7 +109,8 @@ static void send_end(struct generation *g)
     }
 }
 
-/* --- the ledger row's end ----------------------------------------------------------------------- */
+/* --- the ledger row's end -----------------------------------------------------------------------
+ */
 
 /* Give back what was reserved for tokens that are not billed.  The lease may be another one by now,
  * if the controller has said that the job is another run. */
@@ -176,8 +129,8 @@ static void count_end(struct generation *g)
     else if (g->outcome == FAILED)
         finish = METRICS_ERROR;
     metrics_end(g->all->metrics, g->model, finish, clock_monotonic_us() - g->arrived_us);
-    log_debug("%s: uid %lld, %s: %s, %u and %u tokens", g->id,
-              (long long)g->grant->lease->row.uid, g->all->f->config->models[g->model].name,
+    log_debug("%s: uid %lld, %s: %s, %u and %u tokens", g->id, (long long)g->grant->lease->row.uid,
+              g->all->f->config->models[g->model].name,
               g->outcome == DONE ? g->finish : "ended early", g->prompt_count, g->completion);
 }
 
@@ -213,7 +166,7 @@ static void close_row(struct generation *g)
     struct error err = {0};
     uint32_t billed = g->outcome == DONE ? g->completion : g->delivered;
 
-    set_state(g, CLOSING);
+    generation_set_state(g, CLOSING);
     refund(g, g->completion - billed);
     g->row.completion_tokens = billed;
     g->row.end_us = clock_wall_us();
@@ -224,10 +177,12 @@ static void close_row(struct generation *g)
         on_closed(g->all, g->seq, &g->row, &err);
 }
 
-/* --- ending early ------------------------------------------------------------------------------- */
+/* --- ending early -------------------------------------------------------------------------------
+ */
 
 /* Nothing more is wanted.  The first reason stays, except that nobody is served who has gone. */
-static void end_early(struct generation *g, enum outcome outcome, const struct openai_error *e)
+static void end_early(struct generation *g, enum generation_outcome outcome,
+                      const struct openai_error *e)
 {
     if (g->outcome == OUTCOME_NONE || !g->stream.req) {
         g->outcome = outcome;
@@ -236,14 +191,14 @@ static void end_early(struct generation *g, enum outcome outcome, const struct o
     }
     switch (g->state) {
     case HELD:
-        set_state(g, CLOSING);
+        generation_set_state(g, CLOSING);
         count_end(g);
         send_end(g);
         leave(g);
         break;
     case RUNNING:
         policy_cancel(g->all->f->policy, g->seq);
-        set_state(g, ENDING);
+        generation_set_state(g, ENDING);
         break;
     case OPENING: /* on_opened goes on from there */
     case ENDING:
@@ -281,115 +236,8 @@ static void fail(struct generation *g, const struct error *err)
     end_early(g, FAILED, &e);
 }
 
-/* --- text --------------------------------------------------------------------------------------- */
-
-static int keep(struct generation *g, const char *text, size_t len, struct error *err)
-{
-    if (len == 0)
-        return 0;
-    if (len > g->text_room - g->text_len) {
-        size_t room = (g->text_len + len) * 2 + 256;
-        char *t = realloc(g->text, room);
-        if (!t)
-            return error_set(err, STATUS_NOMEM, "out of memory");
-        g->text = t;
-        g->text_room = room;
-    }
-    memcpy(g->text + g->text_len, text, len);
-    g->text_len += len;
-    return 0;
-}
-
-static int emit(struct generation *g, const char *text, size_t len, struct error *err)
-{
-    if (len == 0)
-        return 0; /* no event says nothing */
-    if (!g->request.stream)
-        return keep(g, text, len, err);
-    struct openai_answer a = answer_of(g);
-    if (g->detokenizer.pending_len == 0 && stop_held(&g->request.stop) == 0)
-        g->whole = g->completion;
-    return stream_event(&g->stream, openai_text_chunk(&a, text, len, g->request.include_usage),
-                        g->whole, err);
-}
-
-/* Text that ends the answer waits for the ledger's commit, with what was held back. */
-static int keep_rest(struct generation *g, struct error *err)
-{
-    const char *out;
-    size_t out_len;
-    size_t n = detokenizer_flush(&g->detokenizer, g->piece, g->piece_room);
-    int stopped = stop_push(&g->request.stop, g->piece, n, &out, &out_len, err);
-
-    if (stopped < 0 || keep(g, out, out_len, err))
-        return -1;
-    if (stopped == 0) {
-        stop_flush(&g->request.stop, &out, &out_len);
-        return keep(g, out, out_len, err);
-    }
-    return 0;
-}
-
-static void finish(struct generation *g, const char *word)
-{
-    g->outcome = DONE;
-    g->finish = word;
-    set_state(g, ENDING);
-}
-
-static int begin_stream(struct generation *g, struct error *err)
-{
-    struct openai_answer a = answer_of(g);
-
-    if (!g->request.stream || g->request.kind != OPENAI_CHAT)
-        return 0;
-    return stream_event(&g->stream, openai_role_chunk(&a, g->request.include_usage), 0, err);
-}
-
-static void observe(struct generation *g)
-{
-    int64_t now = clock_monotonic_us();
-
-    if (g->completion == 1) {
-        g->row.ttft_us = now - g->arrived_us;
-        metrics_first_token(g->all->metrics, g->model, now - g->arrived_us);
-    } else {
-        metrics_next_token(g->all->metrics, g->model, now - g->last_us);
-    }
-    g->last_us = now;
-}
-
-/* One token of a running generation: 0, or -1 if it cannot go on. */
-static int take_token(struct generation *g, const struct event_row *row, struct error *err)
-{
-    const struct front_model *fm = &g->all->f->models[g->model];
-    const char *out;
-    size_t out_len;
-
-    if (leases_charge(g->all->f->leases, g->grant, 1, NULL)) { /* other requests used it up */
-        policy_stop(g->all->f->policy, g->seq);
-        finish(g, "length");
-        return keep_rest(g, err);
-    }
-    g->completion++;
-    observe(g);
-    if (g->completion == 1 && begin_stream(g, err))
-        return -1;
-    size_t n =
-        detokenizer_push(&g->detokenizer, fm->tokenizer, row->token, g->piece, g->piece_room);
-    int stopped = stop_push(&g->request.stop, g->piece, n, &out, &out_len, err);
-    if (stopped < 0 || emit(g, out, out_len, err))
-        return -1;
-    if (stopped) {
-        if (row->finish == FINISH_NONE)
-            policy_stop(g->all->f->policy, g->seq);
-        finish(g, "stop");
-    } else if (row->finish != FINISH_NONE) {
-        finish(g, row->finish == FINISH_STOP ? "stop" : "length");
-        return keep_rest(g, err);
-    }
-    return 0;
-}
+/* --- events of the policy -----------------------------------------------------------------------
+ */
 
 static void on_row(struct generations *all, const struct event_row *row)
 {
@@ -398,7 +246,7 @@ static void on_row(struct generations *all, const struct event_row *row)
 
     if (!g || g->state != RUNNING)
         return;
-    if (take_token(g, row, &err) == 0)
+    if (generation_take_token(g, row, &err) == 0)
         return;
     if (err.status == STATUS_EXHAUSTED) { /* a slow reader */
         log_info("%s: cut off: %s", g->id, err.text);
@@ -421,10 +269,10 @@ static void on_done(struct generations *all, const struct policy_event *ev)
     g->row.switches = ev->usage.switches;
     g->row.preemptions = ev->usage.preemptions;
     int running = g->state == RUNNING;
-    set_state(g, ENDING);
+    generation_set_state(g, ENDING);
     if (running && ev->finish != FINISH_NONE) { /* it ended without a token of its own */
-        finish(g, ev->finish == FINISH_STOP ? "stop" : "length");
-        if (keep_rest(g, &err))
+        generation_finish(g, ev->finish == FINISH_STOP ? "stop" : "length");
+        if (generation_keep_rest(g, &err))
             fail(g, &err);
     } else if (running) {
         error_set(&err, ev->status != STATUS_OK ? ev->status : STATUS_INTERNAL, "%s",
@@ -435,7 +283,8 @@ static void on_done(struct generations *all, const struct policy_event *ev)
     close_row(g);
 }
 
-/* --- beginning ---------------------------------------------------------------------------------- */
+/* --- beginning ----------------------------------------------------------------------------------
+ */
 
 static void submit(struct generation *g)
 {
@@ -460,7 +309,7 @@ static void submit(struct generation *g)
         .sampling = g->request.sampling,
     };
     g->prompt = NULL;
-    set_state(g, RUNNING);
+    generation_set_state(g, RUNNING);
     metrics_prompt(g->all->metrics, g->model, g->prompt_count);
     policy_submit(g->all->f->policy, r);
 }
@@ -481,7 +330,7 @@ static void on_opened(void *arg, uint64_t seq, const struct db_usage *row, const
                         "the request's usage cannot be recorded");
             g->error.retry_after = 5;
         }
-        set_state(g, CLOSING);
+        generation_set_state(g, CLOSING);
         count_end(g);
         send_end(g);
         leave(g);
@@ -519,7 +368,7 @@ static int admit(struct generation *g, struct openai_error *e)
         refund(g, g->prompt_count);
         return openai_refuse(e, &err);
     }
-    set_state(g, OPENING);
+    generation_set_state(g, OPENING);
     return 0;
 }
 
@@ -608,14 +457,15 @@ int generation_start(struct generations *all, struct evhttp_request *req, const 
     }
     if (admitted == 0) {
         const struct timeval interval = {.tv_usec = HELD_POLL_US};
-        set_state(g, HELD);
+        generation_set_state(g, HELD);
         event_add(all->poll, &interval);
     }
     stream_open(&g->stream, req, g->id, on_gone, on_delivered, g);
     return 0;
 }
 
-/* --- from outside ------------------------------------------------------------------------------- */
+/* --- from outside -------------------------------------------------------------------------------
+ */
 
 int generations_init(struct generations *all, struct front *f, struct metrics *metrics,
                      struct error *err)

@@ -31,10 +31,10 @@ struct generations { /* all of them; part of struct http */
     struct front *f;
     struct metrics *metrics;
     struct generation *slot[GENERATIONS_MAX];
-    uint64_t started;   /* makes sequence numbers unique */
+    uint64_t started; /* makes sequence numbers unique */
     uint32_t count, held;
-    struct event *poll; /* asks again for those held */
-    int stopping;       /* no new ones */
+    struct event *poll;      /* asks again for those held */
+    int stopping;            /* no new ones */
     void (*idle)(void *arg); /* called when the last one has ended */
     void *idle_arg;
 };

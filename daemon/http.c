@@ -1,8 +1,8 @@
 /*
  * http.c - OpenAI's API, /health and /metrics over HTTP
  *
- * One evhttp server on two sockets: loopback TCP and a Unix socket.  Who asks is found anew for every
- * request: the peer's uid from the kernel, the grant from key and uid.
+ * One evhttp server on two sockets: loopback TCP and a Unix socket.  Who asks is found anew for
+ * every request: the peer's uid from the kernel, the grant from key and uid.
  */
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -47,7 +47,8 @@ struct call { /* a request while it is being routed */
     const char *rest; /* of the path, behind the route's */
 };
 
-/* --- pieces ------------------------------------------------------------------------------------- */
+/* --- pieces -------------------------------------------------------------------------------------
+ */
 
 static int make_id(char id[REQUEST_ID_MAX], const char *prefix, struct openai_error *e)
 {
@@ -104,7 +105,8 @@ static struct grant *authenticate(struct call *c, struct openai_error *e)
     return g;
 }
 
-/* --- /v1/models --------------------------------------------------------------------------------- */
+/* --- /v1/models ---------------------------------------------------------------------------------
+ */
 
 static json_t *model_json(const struct http *h, uint32_t model)
 {
@@ -155,7 +157,8 @@ static void show_model(struct call *c)
     }
 }
 
-/* --- completions -------------------------------------------------------------------------------- */
+/* --- completions --------------------------------------------------------------------------------
+ */
 
 static int start_completion(struct call *c, enum openai_kind kind, struct openai_error *e)
 {
@@ -205,7 +208,8 @@ static void complete_text(struct call *c)
     complete(c, OPENAI_COMPLETION);
 }
 
-/* --- /health and /metrics ----------------------------------------------------------------------- */
+/* --- /health and /metrics -----------------------------------------------------------------------
+ */
 
 static void show_health(struct call *c)
 {
@@ -261,7 +265,8 @@ static void show_metrics(struct call *c)
         evbuffer_free(page);
 }
 
-/* --- routing ------------------------------------------------------------------------------------ */
+/* --- routing ------------------------------------------------------------------------------------
+ */
 
 static const struct route {
     const char *path;
@@ -343,7 +348,8 @@ static void on_request(struct evhttp_request *req, void *arg)
     route->serve(&c);
 }
 
-/* --- listening ---------------------------------------------------------------------------------- */
+/* --- listening ----------------------------------------------------------------------------------
+ */
 
 static void set_accepting(struct http *h, int on)
 {
@@ -404,7 +410,8 @@ static int listen_on(struct http *h, int tcp_fd, int unix_fd, struct error *err)
     return 0;
 }
 
-/* --- public ------------------------------------------------------------------------------------- */
+/* --- public -------------------------------------------------------------------------------------
+ */
 
 struct http *http_create(struct front *f, int tcp_fd, int unix_fd, struct error *err)
 {

@@ -82,9 +82,9 @@ static int listen_unix(const char *dir, const char *name, struct error *err)
         return error_set(err, STATUS_INVALID, "RunDir=%s: too long for a socket's path (%zu bytes)",
                          dir, sizeof a.sun_path - 1);
     if (answers(&a))
-        return error_set(err, STATUS_EXISTS,
-                         "another daemon answers on %s: stop it, or give this one its own RunDir=",
-                         a.sun_path);
+        return error_set(
+            err, STATUS_EXISTS,
+            "another daemon answers on %s: stop it, or give this one its own RunDir=", a.sun_path);
     if (unlink(a.sun_path) && errno != ENOENT)
         return error_errno(err, "%s", a.sun_path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

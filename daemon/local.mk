@@ -15,6 +15,8 @@ daemon_libfront_a_SOURCES = \
     daemon/front_model.c \
     daemon/generation.c \
     daemon/generation.h \
+    daemon/generation_state.h \
+    daemon/generation_text.c \
     daemon/http.c \
     daemon/key.c \
     daemon/key.h \
@@ -60,12 +62,14 @@ check_PROGRAMS += \
     tests/unit/metrics_test \
     tests/unit/openai_test \
     tests/unit/peer_test \
-    tests/unit/stop_test
+    tests/unit/stop_test \
+    tests/unit/stream_test
 TESTS += \
     tests/unit/metrics_test \
     tests/unit/openai_test \
     tests/unit/peer_test \
-    tests/unit/stop_test
+    tests/unit/stop_test \
+    tests/unit/stream_test
 tests_unit_metrics_test_SOURCES = tests/unit/metrics_test.c
 tests_unit_metrics_test_LDADD = \
     daemon/libfront.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
@@ -76,3 +80,6 @@ tests_unit_peer_test_SOURCES = tests/unit/peer_test.c
 tests_unit_peer_test_LDADD = daemon/libfront.a common/libcommon.a $(CMOCKA_LIBS)
 tests_unit_stop_test_SOURCES = tests/unit/stop_test.c
 tests_unit_stop_test_LDADD = daemon/libfront.a common/libcommon.a $(CMOCKA_LIBS)
+tests_unit_stream_test_SOURCES = tests/unit/stream_test.c
+tests_unit_stream_test_LDADD = \
+    daemon/libfront.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) $(JANSSON_LIBS) -lpthread

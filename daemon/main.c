@@ -2,7 +2,8 @@
  * main.c - modelpoold, the node daemon
  *
  * Runs in the foreground and logs to stderr: systemd, or whoever starts it, supervises it.  Exit
- * status: 0 after SIGTERM or SIGINT, 1 on a failure (its text is the last line), 2 on a wrong option.
+ * status: 0 after SIGTERM or SIGINT, 1 on a failure (its text is the last line), 2 on a wrong
+ * option.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -51,9 +52,12 @@ static void print_help(void)
 static int parse_options(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
-        {"file", required_argument, NULL, 'f'},  {"node", required_argument, NULL, 'N'},
-        {"foreground", no_argument, NULL, 'D'},  {"verbose", no_argument, NULL, 'v'},
-        {"version", no_argument, NULL, 'V'},     {"help", no_argument, NULL, 'h'},
+        {"file", required_argument, NULL, 'f'},
+        {"node", required_argument, NULL, 'N'},
+        {"foreground", no_argument, NULL, 'D'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     int c;
@@ -147,8 +151,8 @@ static int serve(const struct config *config, struct error *err)
     opened = 1; /* the front has the listeners from here on */
     rv = front_open(&front, config, db, journal, &listeners, err);
     if (rv == 0) {
-        log_info("%s on %s, cluster %s, node %s", MODELPOOL_RELEASE, config->listen, config->cluster,
-                 config->node);
+        log_info("%s on %s, cluster %s, node %s", MODELPOOL_RELEASE, config->listen,
+                 config->cluster, config->node);
         notify_ready(getenv("NOTIFY_SOCKET"));
         rv = front_run(&front, err);
     }

@@ -20,22 +20,22 @@ struct model_metrics {
 
 struct metrics {
     const struct config *config;
-    uint64_t answers[6]; /* by the status code's first digit */
+    uint64_t answers[6];         /* by the status code's first digit */
     struct model_metrics *model; /* [config->model_count] */
 };
 
 /* Upper bounds in microseconds; vLLM's, so that their dashboards fit. 0 ends the list. */
 static const int64_t first_token_bounds[BUCKETS_MAX] = {
-    1000,    5000,    10000,   20000,   40000,    60000,    80000,    100000,    250000,   500000,
-    750000,  1000000, 2500000, 5000000, 7500000,  10000000, 20000000, 40000000,  80000000, 160000000,
-    640000000};
+    1000,    5000,     10000,    20000,    40000,    60000,     80000,
+    100000,  250000,   500000,   750000,   1000000,  2500000,   5000000,
+    7500000, 10000000, 20000000, 40000000, 80000000, 160000000, 640000000};
 static const int64_t next_token_bounds[BUCKETS_MAX] = {
-    10000,  25000,  50000,  75000,   100000,  150000,  200000,   300000,  400000,
+    10000,  25000,  50000,   75000,   100000,  150000,  200000,   300000,  400000,
     500000, 750000, 1000000, 2500000, 5000000, 7500000, 10000000, 20000000};
 static const int64_t whole_bounds[BUCKETS_MAX] = {
-    300000,   500000,   800000,   1000000,  1500000,   2000000,   2500000,   5000000,    10000000,
-    15000000, 20000000, 30000000, 40000000, 50000000,  60000000,  120000000, 240000000,  480000000,
-    960000000, 1920000000};
+    300000,   500000,    800000,    1000000,   1500000,   2000000,   2500000,
+    5000000,  10000000,  15000000,  20000000,  30000000,  40000000,  50000000,
+    60000000, 120000000, 240000000, 480000000, 960000000, 1920000000};
 
 static const char *const finish_words[METRICS_FINISHES] = {"stop", "length", "abort", "error"};
 
@@ -60,7 +60,8 @@ void metrics_destroy(struct metrics *m)
     free(m);
 }
 
-/* --- counting ----------------------------------------------------------------------------------- */
+/* --- counting -----------------------------------------------------------------------------------
+ */
 
 static void observe(struct histogram *h, const int64_t *bounds, int64_t us)
 {
@@ -107,7 +108,8 @@ int metrics_instance_up(const struct policy_instance_status *s)
     return strcmp(s->state, "idle") == 0 || strcmp(s->state, "running") == 0;
 }
 
-/* --- text --------------------------------------------------------------------------------------- */
+/* --- text ---------------------------------------------------------------------------------------
+ */
 
 struct page {
     const struct metrics *m;

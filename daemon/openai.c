@@ -13,7 +13,8 @@ static json_t *field(const json_t *body, const char *name)
     return json_is_null(v) ? NULL : v;
 }
 
-/* --- what is known and not done ----------------------------------------------------------------- */
+/* --- what is known and not done -----------------------------------------------------------------
+ */
 
 static const struct {
     const char *name;
@@ -92,7 +93,8 @@ static int check_unsupported(enum openai_kind kind, const json_t *body, struct o
     return 0;
 }
 
-/* --- scalars ------------------------------------------------------------------------------------ */
+/* --- scalars ------------------------------------------------------------------------------------
+ */
 
 static const struct {
     const char *name;
@@ -235,7 +237,8 @@ static int parse_stop(const json_t *body, struct openai_request *r, struct opena
     return 0;
 }
 
-/* --- chat messages ------------------------------------------------------------------------------ */
+/* --- chat messages ------------------------------------------------------------------------------
+ */
 
 /* Content given as parts: the texts one after the other.  A new reference, or NULL with *e set. */
 static json_t *join_parts(const json_t *parts, const char *param, const char *model,
@@ -244,7 +247,8 @@ static json_t *join_parts(const json_t *parts, const char *param, const char *mo
     size_t total = 0, i;
     json_t *part;
 
-    json_array_foreach (parts, i, part) {
+    json_array_foreach(parts, i, part)
+    {
         const json_t *type = json_object_get(part, "type");
         const char *word = json_string_value(type);
         if (word && strcmp(word, "image_url") == 0)
@@ -263,7 +267,8 @@ static json_t *join_parts(const json_t *parts, const char *param, const char *mo
     size_t at = 0;
     if (!text)
         return openai_fail(e, 500, "server_error", NULL, "out of memory"), NULL;
-    json_array_foreach (parts, i, part) {
+    json_array_foreach(parts, i, part)
+    {
         const json_t *t = json_object_get(part, "text");
         memcpy(text + at, json_string_value(t), json_string_length(t));
         at += json_string_length(t);
@@ -303,8 +308,9 @@ static json_t *parse_message(const json_t *m, size_t i, const char *model, struc
     snprintf(param, sizeof param, "messages[%zu].role", i);
     const char *role = role_word(json_object_get(m, "role"));
     if (!role)
-        return openai_invalid(e, param, "%s must be \"system\", \"developer\", \"user\" or "
-                                        "\"assistant\"",
+        return openai_invalid(e, param,
+                              "%s must be \"system\", \"developer\", \"user\" or "
+                              "\"assistant\"",
                               param),
                NULL;
     snprintf(param, sizeof param, "messages[%zu].content", i);
@@ -338,7 +344,8 @@ static int parse_messages(const json_t *body, const char *model, struct openai_r
         return openai_invalid(e, "messages", "messages holds %zu messages; at most %u are taken",
                               json_array_size(list), OPENAI_MESSAGES_MAX);
     r->messages = json_array();
-    json_array_foreach (list, i, m) {
+    json_array_foreach(list, i, m)
+    {
         json_t *one = parse_message(m, i, model, e);
         if (!one)
             return -1;
@@ -352,7 +359,8 @@ static int parse_messages(const json_t *body, const char *model, struct openai_r
     return 0;
 }
 
-/* --- completion prompt -------------------------------------------------------------------------- */
+/* --- completion prompt --------------------------------------------------------------------------
+ */
 
 static int parse_token_ids(const json_t *list, struct openai_request *r, struct openai_error *e)
 {
@@ -362,7 +370,8 @@ static int parse_token_ids(const json_t *list, struct openai_request *r, struct 
     r->tokens = malloc(json_array_size(list) * sizeof *r->tokens);
     if (!r->tokens)
         return openai_fail(e, 500, "server_error", NULL, "out of memory");
-    json_array_foreach (list, i, v) {
+    json_array_foreach(list, i, v)
+    {
         if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > UINT32_MAX)
             return openai_invalid(e, "prompt", "prompt[%zu] is no token id", i);
         r->tokens[i] = (uint32_t)json_integer_value(v);
@@ -378,8 +387,7 @@ static int parse_prompt(const json_t *body, struct openai_request *r, struct ope
 
     if (json_is_string(first) || json_is_array(first)) { /* a batch; one prompt is fine */
         if (json_array_size(v) > 1)
-            return openai_invalid(e, "prompt",
-                                  "prompt holds %zu prompts; send one a request",
+            return openai_invalid(e, "prompt", "prompt holds %zu prompts; send one a request",
                                   json_array_size(v));
         v = first;
         first = json_array_get(v, 0);
@@ -398,7 +406,8 @@ static int parse_prompt(const json_t *body, struct openai_request *r, struct ope
     return 0;
 }
 
-/* --- the whole ---------------------------------------------------------------------------------- */
+/* --- the whole ----------------------------------------------------------------------------------
+ */
 
 static int parse_fields(const json_t *body, const char *default_model, struct openai_request *r,
                         struct openai_error *e)

@@ -1,8 +1,8 @@
 /*
  * openai.h - OpenAI's chat and text completion API: requests in, JSON out
  *
- * Pure: text and JSON to structs and back, no connection and no state.  What the API knows and we do
- * not do is refused by the field's name; fields that nobody knows are ignored.
+ * Pure: text and JSON to structs and back, no connection and no state.  What the API knows and we
+ * do not do is refused by the field's name; fields that nobody knows are ignored.
  */
 #ifndef MP_DAEMON_OPENAI_H
 #define MP_DAEMON_OPENAI_H
@@ -44,16 +44,16 @@ enum openai_kind { OPENAI_CHAT, OPENAI_COMPLETION };
 
 struct openai_request {
     enum openai_kind kind;
-    char *model;          /* NULL: none given */
-    json_t *messages;     /* chat: [{"role","content"}], contents are strings */
+    char *model;                /* NULL: none given */
+    json_t *messages;           /* chat: [{"role","content"}], contents are strings */
     json_t *template_variables; /* chat: chat_template_kwargs, or NULL */
-    char *prompt;         /* completion: text, or */
+    char *prompt;               /* completion: text, or */
     size_t prompt_len;
-    uint32_t *tokens;     /* token ids (prompt is NULL then) */
+    uint32_t *tokens; /* token ids (prompt is NULL then) */
     size_t token_count;
     int stream, include_usage;
-    uint32_t max_tokens;  /* 0: none given */
-    int seeded;           /* sampling.seed was given */
+    uint32_t max_tokens; /* 0: none given */
+    int seeded;          /* sampling.seed was given */
     struct order_sampling sampling;
     struct stop stop;
 };
@@ -66,7 +66,8 @@ int openai_parse(enum openai_kind kind, const char *body, size_t len, const char
                  struct openai_request *r, struct openai_error *e);
 void openai_request_fini(struct openai_request *r);
 
-/* --- answers ------------------------------------------------------------------------------------ */
+/* --- answers ------------------------------------------------------------------------------------
+ */
 
 struct openai_answer { /* what every object of one answer has in common */
     enum openai_kind kind;

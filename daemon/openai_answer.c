@@ -93,7 +93,8 @@ json_t *openai_error_json(const struct openai_error *e)
                      e->type, "param", e->param[0] ? e->param : NULL, "code", e->code);
 }
 
-/* --- answers ------------------------------------------------------------------------------------ */
+/* --- answers ------------------------------------------------------------------------------------
+ */
 
 static json_t *usage_json(const struct openai_usage *u)
 {
@@ -154,23 +155,23 @@ json_t *openai_text_chunk(const struct openai_answer *a, const char *text, size_
                      json_pack("[{si s{ss%} sn sn}]", "index", 0, "delta", "content", text, len,
                                "logprobs", "finish_reason"),
                      with_usage);
-    return chunk(a,
-                 json_pack("[{si ss% sn sn}]", "index", 0, "text", text, len, "logprobs",
-                           "finish_reason"),
-                 with_usage);
+    return chunk(
+        a,
+        json_pack("[{si ss% sn sn}]", "index", 0, "text", text, len, "logprobs", "finish_reason"),
+        with_usage);
 }
 
 json_t *openai_finish_chunk(const struct openai_answer *a, const char *finish, int with_usage)
 {
     if (a->kind == OPENAI_CHAT)
-        return chunk(a,
-                     json_pack("[{si s{} sn ss}]", "index", 0, "delta", "logprobs",
-                               "finish_reason", finish),
-                     with_usage);
-    return chunk(a,
-                 json_pack("[{si ss sn ss}]", "index", 0, "text", "", "logprobs", "finish_reason",
-                           finish),
-                 with_usage);
+        return chunk(
+            a,
+            json_pack("[{si s{} sn ss}]", "index", 0, "delta", "logprobs", "finish_reason", finish),
+            with_usage);
+    return chunk(
+        a,
+        json_pack("[{si ss sn ss}]", "index", 0, "text", "", "logprobs", "finish_reason", finish),
+        with_usage);
 }
 
 json_t *openai_usage_chunk(const struct openai_answer *a, const struct openai_usage *usage)

@@ -2,8 +2,8 @@
 #include "daemon/peer.h"
 
 #include <arpa/inet.h>
-#include <inttypes.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
@@ -30,8 +30,9 @@ struct ends { /* of a TCP connection, as the client's socket has them */
 
 static int gone(struct error *err)
 {
-    return error_set(err, STATUS_UNAUTHENTICATED, "the connection's owner cannot be told: its "
-                                                  "socket is closed or not on this host");
+    return error_set(err, STATUS_UNAUTHENTICATED,
+                     "the connection's owner cannot be told: its "
+                     "socket is closed or not on this host");
 }
 
 static int is_loopback(const union address *a)
@@ -57,7 +58,8 @@ static int read_ends(int fd, struct ends *e, struct error *err)
     return 0;
 }
 
-/* --- sock_diag ---------------------------------------------------------------------------------- */
+/* --- sock_diag ----------------------------------------------------------------------------------
+ */
 
 struct question {
     struct nlmsghdr head;
@@ -161,7 +163,8 @@ out:
     return rv;
 }
 
-/* --- /proc/net/tcp ------------------------------------------------------------------------------ */
+/* --- /proc/net/tcp ------------------------------------------------------------------------------
+ */
 
 /* ADDRESS:PORT as the kernel prints it: 32-bit words of the address in host order, in hex. */
 static void format_end(const union address *a, char *text, size_t room)
@@ -208,7 +211,8 @@ int peer_uid_proc(int fd, uid_t *uid, struct error *err)
     return found ? 0 : gone(err);
 }
 
-/* --- both --------------------------------------------------------------------------------------- */
+/* --- both ---------------------------------------------------------------------------------------
+ */
 
 int peer_uid(int fd, uid_t *uid, struct error *err)
 {

@@ -4,8 +4,8 @@
  * A loopback TCP connection carries no credentials, but the kernel knows the owner of the client's
  * socket: sock_diag(7) is asked for exactly that socket (its address and port as source, ours as
  * destination), /proc/net/tcp where netlink is not there.  A socket that its program has closed is
- * reported with uid 0, so the answer counts only for one that is established and has an inode: a key
- * is never accepted from, or charged to, root because somebody hung up early.
+ * reported with uid 0, so the answer counts only for one that is established and has an inode: a
+ * key is never accepted from, or charged to, root because somebody hung up early.
  */
 #ifndef MP_DAEMON_PEER_H
 #define MP_DAEMON_PEER_H

@@ -22,11 +22,13 @@ daemon_libpolicy_a_SOURCES = \
 check_PROGRAMS += \
     tests/tools/fake_engine \
     tests/unit/mailbox_test \
+    tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
     tests/unit/writer_test
 TESTS += \
     tests/unit/mailbox_test \
+    tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
     tests/unit/writer_test
@@ -35,14 +37,19 @@ tests_tools_fake_engine_SOURCES = tests/tools/fake_engine.c tests/tools/fake_eng
 tests_tools_fake_engine_LDADD = common/libcommon.a
 tests_unit_mailbox_test_SOURCES = tests/unit/mailbox_test.c
 tests_unit_mailbox_test_LDADD = daemon/libpolicy.a common/libcommon.a $(CMOCKA_LIBS) -lpthread
+POLICY_TEST_LIBS = \
+    daemon/libpolicy.a sched/libsched.a common/libcommon.a \
+    $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
+POLICY_BENCH = \
+    tests/tools/fake_engine.h \
+    tests/unit/policy_bench.c \
+    tests/unit/policy_bench.h
+tests_unit_policy_death_test_SOURCES = tests/unit/policy_death_test.c $(POLICY_BENCH)
+tests_unit_policy_death_test_LDADD = $(POLICY_TEST_LIBS)
 tests_unit_policy_engine_test_SOURCES = tests/unit/policy_engine_test.c
-tests_unit_policy_engine_test_LDADD = \
-    daemon/libpolicy.a sched/libsched.a common/libcommon.a \
-    $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
-tests_unit_policy_test_SOURCES = tests/unit/policy_test.c
-tests_unit_policy_test_LDADD = \
-    daemon/libpolicy.a sched/libsched.a common/libcommon.a \
-    $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
+tests_unit_policy_engine_test_LDADD = $(POLICY_TEST_LIBS)
+tests_unit_policy_test_SOURCES = tests/unit/policy_test.c $(POLICY_BENCH)
+tests_unit_policy_test_LDADD = $(POLICY_TEST_LIBS)
 tests_unit_writer_test_SOURCES = tests/unit/writer_test.c
 tests_unit_writer_test_LDADD = \
     daemon/libpolicy.a db/libdb.a common/libcommon.a \

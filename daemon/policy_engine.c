@@ -227,11 +227,13 @@ static void forget_models(struct instance *in)
 }
 
 /*
- * Its sequences wait to be given anew, with the tokens that were passed on.  One that was in engine
- * after engine when they died, without a token in between, is given up: it may be the cause.
+ * Its sequences wait to be given anew, with the tokens that were passed on.  One of the model that
+ * ran may be the cause: it is given up after deaths_max engines that died so, without a token of it
+ * in between.
  */
 static void take_back_all(struct instance *in)
 {
+    uint32_t ran = in->turn_count > 0 ? in->turns[0].model : UINT32_MAX;
     struct policy *p = in->policy;
     struct sequence *s, *next;
 
@@ -239,7 +241,8 @@ static void take_back_all(struct instance *in)
         next = TAILQ_NEXT(s, link);
         if (!s->scheduled || s->instance != in->index)
             continue;
-        if (s->state == SEQUENCE_OPEN && ++s->deaths >= p->limits.deaths_max)
+        if (s->state == SEQUENCE_OPEN && s->request->model == ran &&
+            ++s->deaths >= p->limits.deaths_max)
             sequence_end(p, s, FINISH_NONE, 0, STATUS_INTERNAL,
                          "the engine died again and again while it ran this request");
         else
@@ -253,15 +256,15 @@ void engine_lost(struct instance *in, const char *why)
               why);
     engine_link_destroy(in->link);
     in->link = NULL;
-    in->turn_count = 0;
-    in->empty_turns = 0;
-    in->settled_turn = 0;
     in->status.running_model = UINT32_MAX;
     in->status.restarts++;
     set_instance_state(in, INSTANCE_REAPING);
     sched_set_available(in->policy->sched, in->index, 0);
     forget_models(in);
     take_back_all(in);
+    in->turn_count = 0;
+    in->empty_turns = 0;
+    in->settled_turn = 0;
     command_instance_lost(in);
     in->policy->replace = 1;
     in->deadline_us = 0;

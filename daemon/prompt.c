@@ -35,11 +35,11 @@ static json_t *template_variables(const struct front_model *fm, const struct ope
                  json_object_set_new(v, "add_generation_prompt", json_true());
 
     if (!failed && bos >= 0)
-        failed = json_object_set_new(
-            v, "bos_token", json_string(tokenizer_text(fm->tokenizer, (uint32_t)bos)));
+        failed = json_object_set_new(v, "bos_token",
+                                     json_string(tokenizer_text(fm->tokenizer, (uint32_t)bos)));
     if (!failed && eos >= 0)
-        failed = json_object_set_new(
-            v, "eos_token", json_string(tokenizer_text(fm->tokenizer, (uint32_t)eos)));
+        failed = json_object_set_new(v, "eos_token",
+                                     json_string(tokenizer_text(fm->tokenizer, (uint32_t)eos)));
     if (!failed)
         return v;
     json_decref(v);
@@ -52,9 +52,8 @@ static int render(const struct front_model *fm, const char *model, const struct 
     struct error err = {0};
 
     if (!fm->template)
-        return openai_invalid(e, "messages",
-                              "%s cannot chat: %s; /v1/completions takes plain text", model,
-                              fm->text);
+        return openai_invalid(e, "messages", "%s cannot chat: %s; /v1/completions takes plain text",
+                              model, fm->text);
     json_t *variables = template_variables(fm, r);
     if (!variables)
         return out_of_memory(e);
@@ -98,8 +97,7 @@ static int check_context(const struct front_model *fm, const char *model, struct
                          size_t count, struct openai_error *e)
 {
     if (count == 0)
-        return openai_invalid(e, param_of(r),
-                              "the prompt has no tokens");
+        return openai_invalid(e, param_of(r), "the prompt has no tokens");
     if (count >= fm->context)
         return too_long(e, r, model, fm->context, "", count);
     uint32_t rest = fm->context - (uint32_t)count;

@@ -17,7 +17,8 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-/* --- the user ----------------------------------------------------------------------------------- */
+/* --- the user -----------------------------------------------------------------------------------
+ */
 
 /* A number that no passwd entry knows is its own group, as systemd's DynamicUser= has it. */
 static int look_up(const char *user, uid_t *uid, gid_t *gid, struct error *err)
@@ -49,7 +50,8 @@ int state_user(const char *user, uid_t *uid, gid_t *gid, struct error *err)
         return -1;
     if (*uid == 0 || *gid == 0)
         return error_set(err, STATUS_INVALID,
-                         "User=%s is root (or in its group); modelpoold does not run as root", user);
+                         "User=%s is root (or in its group); modelpoold does not run as root",
+                         user);
     return 0;
 }
 
@@ -70,7 +72,8 @@ int state_drop(uid_t uid, gid_t gid, struct error *err)
     return 0;
 }
 
-/* --- the directory ------------------------------------------------------------------------------ */
+/* --- the directory ------------------------------------------------------------------------------
+ */
 
 static int make_dir(const char *dir, uid_t uid, gid_t gid, struct error *err)
 {
@@ -87,7 +90,8 @@ static int make_dir(const char *dir, uid_t uid, gid_t gid, struct error *err)
     if ((geteuid() == 0 || st.st_uid == uid) && chmod(dir, 0700))
         return error_errno(err, "StateDir=%s", dir);
     if (geteuid() != 0 && access(dir, W_OK | X_OK))
-        return error_errno(err, "StateDir=%s (owned by uid %u, we are uid %u)", dir, st.st_uid, uid);
+        return error_errno(err, "StateDir=%s (owned by uid %u, we are uid %u)", dir, st.st_uid,
+                           uid);
     return 0;
 }
 
@@ -148,7 +152,8 @@ int state_lock(const char *dir, uid_t uid, gid_t gid, int *lock, struct error *e
     return 0;
 }
 
-/* --- database and journal ----------------------------------------------------------------------- */
+/* --- database and journal -----------------------------------------------------------------------
+ */
 
 static int64_t delivered(int64_t row, void *arg)
 {
@@ -163,7 +168,8 @@ static int recover(struct db *db, struct journal *journal, struct error *err)
         return error_wrap(err, "closing the ledger rows of an earlier life");
     journal_clear(journal);
     if (closed)
-        log_info("%" PRIu64 " requests of an earlier life are in the ledger as interrupted", closed);
+        log_info("%" PRIu64 " requests of an earlier life are in the ledger as interrupted",
+                 closed);
     return 0;
 }
 

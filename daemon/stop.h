@@ -1,9 +1,9 @@
 /*
  * stop.h - stop strings over text that comes in pieces
  *
- * Text is passed on as soon as no stop string can begin in it: a suffix that could is held back.  The
- * string that is complete first wins, and of those that end at the same byte the longest; so the
- * outcome does not depend on how the text was cut into pieces.
+ * Text is passed on as soon as no stop string can begin in it: a suffix that could is held back.
+ * The string that is complete first wins, and of those that end at the same byte the longest; so
+ * the outcome does not depend on how the text was cut into pieces.
  */
 #ifndef MP_DAEMON_STOP_H
 #define MP_DAEMON_STOP_H
@@ -28,8 +28,9 @@ int stop_add(struct stop *s, const char *string, size_t len, struct error *err);
 void stop_fini(struct stop *s); /* a zeroed struct is a valid empty one */
 
 /*
- * Append text.  *out, *out_len: what can be passed on now; valid until the next call.  Returns 1 if a
- * stop string was found (*out ends before it; nothing may be pushed any more), 0 if not, -1 (NOMEM).
+ * Append text.  *out, *out_len: what can be passed on now; valid until the next call.  Returns 1 if
+ * a stop string was found (*out ends before it; nothing may be pushed any more), 0 if not, -1
+ * (NOMEM).
  */
 int stop_push(struct stop *s, const char *text, size_t len, const char **out, size_t *out_len,
               struct error *err);

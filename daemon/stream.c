@@ -37,8 +37,8 @@ static void let_go(struct stream *s)
 
     if (c) {
         evhttp_connection_set_closecb(c, NULL, NULL);
-        evbuffer_remove_cb_entry(
-            bufferevent_get_output(evhttp_connection_get_bufferevent(c)), s->watch);
+        evbuffer_remove_cb_entry(bufferevent_get_output(evhttp_connection_get_bufferevent(c)),
+                                 s->watch);
     }
     s->watch = NULL;
     s->req = NULL;
@@ -83,8 +83,7 @@ void stream_open(struct stream *s, struct evhttp_request *req, const char *id,
     bufferevent_event_cb on_event;
     void *evhttp_arg;
 
-    *s = (struct stream){
-        .req = req, .id = id, .gone = gone, .delivered = delivered, .arg = arg};
+    *s = (struct stream){.req = req, .id = id, .gone = gone, .delivered = delivered, .arg = arg};
     s->queued = evbuffer_get_length(bufferevent_get_output(bev));
     s->watch = evbuffer_add_cb(bufferevent_get_output(bev), on_output, s);
     evhttp_connection_set_closecb(c, on_close, s);
@@ -111,7 +110,8 @@ void stream_close(struct stream *s)
     s->count = s->room = 0;
 }
 
-/* --- events ------------------------------------------------------------------------------------- */
+/* --- events -------------------------------------------------------------------------------------
+ */
 
 static int add_mark(struct stream *s, uint32_t tokens, struct error *err)
 {
@@ -166,7 +166,8 @@ int stream_event(struct stream *s, json_t *event, uint32_t tokens, struct error 
     free(text);
     if (rv == 0 && tokens)
         rv = add_mark(s, tokens, err);
-    if (rv == 0 && evbuffer_get_length(bufferevent_get_output(bufferevent_of(s))) > STREAM_UNREAD_MAX)
+    if (rv == 0 &&
+        evbuffer_get_length(bufferevent_get_output(bufferevent_of(s))) > STREAM_UNREAD_MAX)
         return error_set(err, STATUS_EXHAUSTED, "the client has left more than %u bytes unread",
                          STREAM_UNREAD_MAX);
     return rv;

@@ -1,11 +1,13 @@
 /*
- * stream.h - the connection of one generation: close detection, server-sent events, delivered counts
+ * stream.h - the connection of one generation: close detection, server-sent events, delivered
+ * counts
  *
  * While a request waits for its answer, libevent's HTTP code reads nothing and so would not see the
- * client leave; stream_open() keeps the socket readable without handing the bytes on.  What is written
- * is counted as it leaves for the kernel: `delivered` hears of a mark when all bytes before it have
- * been taken by the socket; a SIGKILL between the two loses the mark, so that the count may be short of
- * that one write and is never beyond.  Event format: HTML standard, "Server-sent events".
+ * client leave; stream_open() keeps the socket readable without handing the bytes on.  What is
+ * written is counted as it leaves for the kernel: `delivered` hears of a mark when all bytes before
+ * it have been taken by the socket; a SIGKILL between the two loses the mark, so that the count may
+ * be short of that one write and is never beyond.  Event format: HTML standard, "Server-sent
+ * events".
  */
 #ifndef MP_DAEMON_STREAM_H
 #define MP_DAEMON_STREAM_H
@@ -18,7 +20,7 @@
 #include "common/error.h"
 
 #define STREAM_UNREAD_MAX (4u << 20) /* bytes that a slow reader may leave before it is cut off */
-#define STREAM_IDLE_S     120        /* a connection without a request, a reader that takes nothing */
+#define STREAM_IDLE_S     120 /* a connection without a request, a reader that takes nothing */
 
 struct stream_mark {
     uint64_t end; /* byte that the mark stands behind */
@@ -29,8 +31,8 @@ struct stream {
     struct evhttp_request *req; /* NULL: the client has gone, or the answer is complete */
     const char *id;
     struct evbuffer_cb_entry *watch;
-    int started;              /* the headers of an event stream are out */
-    uint64_t queued, written; /* bytes */
+    int started;               /* the headers of an event stream are out */
+    uint64_t queued, written;  /* bytes */
     struct stream_mark *marks; /* FIFO: [first, first + count) */
     size_t first, count, room;
     void (*gone)(void *arg); /* the client has left before the answer was complete */

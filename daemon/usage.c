@@ -61,8 +61,9 @@ static void on_durable(struct front *f, struct front_job *job)
     u->done(u->arg, u->seq, &u->row, err->status == STATUS_OK ? NULL : err);
 }
 
-static int post(struct front *f, const struct db_usage *row, uint64_t seq, usage_done_f done, void *arg,
-                int (*run)(struct db *, struct writer_job *, struct error *), struct error *err)
+static int post(struct front *f, const struct db_usage *row, uint64_t seq, usage_done_f done,
+                void *arg, int (*run)(struct db *, struct writer_job *, struct error *),
+                struct error *err)
 {
     struct usage_job *u = calloc(1, sizeof *u);
 

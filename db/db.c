@@ -107,7 +107,12 @@ int db_bind(struct db *db, sqlite3_stmt *st, struct error *err, const char *type
             rc = sqlite3_bind_text(st, i + 1, va_arg(ap, const char *), -1, SQLITE_TRANSIENT);
         } else if (types[i] == 'u') {
             uint64_t value = va_arg(ap, uint64_t);
-            rc = value > INT64_MAX ? SQLITE_RANGE : sqlite3_bind_int64(st, i + 1, (int64_t)value);
+            if (value > INT64_MAX) {
+                va_end(ap);
+                return error_set(err, STATUS_INVALID, "%s: %llu does not fit a column", db->path,
+                                 (unsigned long long)value);
+            }
+            rc = sqlite3_bind_int64(st, i + 1, (int64_t)value);
         } else {
             rc = sqlite3_bind_int64(st, i + 1, va_arg(ap, int64_t));
         }

@@ -108,9 +108,9 @@ int db_recover_usage(struct db *db, int64_t (*delivered)(int64_t row, void *), v
                      int64_t now_us, uint64_t *closed, struct error *err);
 
 struct db_filter { /* all conditions hold; empty ones (NULL, -1, 0) do not limit */
-    const char *jobs, *users, *accounts, *models, *states; /* comma-separated; users are uids;
-                          * jobs also match array and het numbers */
-    int64_t uid;                                           /* only this uid's rows; -1: all */
+    /* Comma-separated; users are uids, jobs also match array and het numbers. */
+    const char *jobs, *users, *accounts, *models, *states;
+    int64_t uid;            /* only this uid's rows; -1: all */
     int64_t from_us, to_us; /* rows that ran at some time in [from, to); 0: open */
     int64_t after_row;      /* for paging: only rows beyond this one */
 };

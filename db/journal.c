@@ -60,6 +60,10 @@ static int open_file(const char *path, int *is_new, struct error *err)
         error_errno(err, "%s", path);
         goto fail;
     }
+    if (!S_ISREG(st.st_mode)) {
+        error_set(err, STATUS_CORRUPT, "%s is no plain file: move it away", path);
+        goto fail;
+    }
     *is_new = st.st_size == 0;
     if (!*is_new && st.st_size != (off_t)sizeof(struct layout)) {
         error_set(err, STATUS_CORRUPT, "%s has %lld bytes, a journal has %zu: move it away", path,

@@ -28,14 +28,17 @@ const char *const db_usage_sql[] = {
     [STATEMENT_OPEN_ROWS] = "SELECT row FROM usage WHERE state = 'open' ORDER BY row",
     [STATEMENT_INTERRUPT_USAGE] = "UPDATE usage SET state = 'interrupted', completion_tokens = ?2, "
                                   "end_us = ?3 WHERE row = ?1",
+    /* clang-format off */
     [STATEMENT_EACH_USAGE] =
         "SELECT " COLUMNS " FROM usage WHERE row > ?1 AND (?2 = -1 OR uid = ?2) "
         "AND (?3 = 0 OR end_us = 0 OR end_us >= ?3) AND (?4 = 0 OR start_us < ?4) "
-        "AND (" IN_LIST("?5", "job") " OR " IN_LIST("?5", "array_job") " OR " IN_LIST(
-            "?5", "het_job") ") AND " IN_LIST("?6", "uid") " AND " IN_LIST(
-            "?7", "account") " AND " IN_LIST("?8",
-                                             "model") " AND " IN_LIST("?9",
-                                                                      "state") " ORDER BY row",
+        "AND (" IN_LIST("?5", "job") " OR " IN_LIST("?5", "array_job")
+        " OR " IN_LIST("?5", "het_job") ") "
+        "AND " IN_LIST("?6", "uid") " "
+        "AND " IN_LIST("?7", "account") " "
+        "AND " IN_LIST("?8", "model") " "
+        "AND " IN_LIST("?9", "state") " ORDER BY row",
+    /* clang-format on */
 };
 
 int db_open_usage(struct db *db, struct db_usage *u, struct error *err)

@@ -91,7 +91,8 @@ void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uin
 /* x += y, then out = rmsnorm(x). */
 void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
                    uint32_t rows, uint32_t cols, float eps);
-/* out[r][j] = sum_k W[j][k] x[r][k] + (bias ? bias[j] : 0), rows of x `rows`, of out W->rows. */
+/* out[r][j] = sum_k W[j][k] x[r][k] + (bias ? bias[j] : 0), rows of x `rows`, of out W->rows.
+ * W->cols is at most the device's cols_max. */
 void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
               const float *bias, uint32_t rows);
 /* Rotate q[rows][heads][head_dim] in place and k, then write k and v into the pages.
@@ -101,7 +102,7 @@ void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_
                const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
                const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
 /* Causal grouped-query attention over the pages: out, q [rows][q_heads][head_dim]. scale is
- * usually 1/sqrt(head_dim). A token sees positions 0..its own. */
+ * usually 1/sqrt(head_dim). A token sees positions 0..its own. out is not q. */
 void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads, float scale,
                  const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
                  uint32_t seq_count, void *const *pages);

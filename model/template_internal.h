@@ -2,11 +2,12 @@
  * template_internal.h - what the files of the template engine share
  *
  * template_lexer.c      source -> tokens (newlines, trim_blocks and lstrip_blocks are settled here)
- * template_parser.c     statements -> syntax tree;  template_expression.c: expressions
- * template_eval.c       statements are executed;    template_operators.c: arithmetic, comparison
+ * template_parser.c     statements, tuples -> syntax tree;  template_expression.c: expressions
+ * template_eval.c       statements are executed;  template_evaluate.c: expressions are evaluated
+ * template_operators.c  arithmetic, comparison;  template_string.c: what Python's str does
  * template_value.c      values, attributes, subscripts; template_text.c: UTF-8, str(), repr(), JSON
  * template_filters.c, template_sequences.c, template_tests.c, template_methods.c,
- * template_functions.c  the named things of the language, one table each
+ * template_call.c       the named things of the language, one table each
  *
  * The tree lives in an arena that the template owns and never changes.  Everything that a rendering
  * makes lives in an arena of its own, freed at the end, so no value is ever freed by itself. Values
@@ -24,7 +25,7 @@
 
 #include "common/error.h"
 
-/* Limits.  Real chat templates stay three orders of magnitude below each of them. */
+/* Limits: far beyond what chat templates need, and what a hostile one ends at. */
 #define TPL_SOURCE_MAX    (1u << 20)   /* bytes of source */
 #define TPL_TREE_MAX      (256u << 20) /* bytes of syntax tree */
 #define TPL_NESTING_MAX   100          /* nested expressions and blocks in the source */

@@ -106,6 +106,80 @@ int tpl_expect_name(struct tpl_parser *p, struct tpl_string *name)
     return 0;
 }
 
+/* --- tuples and targets --------------------------------------------------------------------- */
+
+static int at_tuple_end(const struct tpl_parser *p, const char *end)
+{
+    return p->token->type == TPL_TOKEN_PRINT_END || p->token->type == TPL_TOKEN_BLOCK_END ||
+           tpl_at_operator(p, ")") || (end && tpl_at_name(p, end));
+}
+
+/* One name, namespace attribute, or tuple of them in parentheses. */
+static struct tpl_node *parse_one_target(struct tpl_parser *p, int namespaces)
+{
+    static const char *const reserved[] = {"true", "True", "false", "False", "none", "None"};
+    if (tpl_skip_operator(p, "(")) {
+        if (tpl_nest(p) != 0)
+            return NULL;
+        struct tpl_node *node = tpl_parse_target(p, NULL, namespaces);
+        p->nesting--;
+        return node && tpl_expect_operator(p, ")") == 0 ? node : NULL;
+    }
+    for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++) {
+        if (tpl_at_name(p, reserved[i])) {
+            tpl_parse_fail(p, STATUS_INVALID, "cannot assign to '%s'", reserved[i]);
+            return NULL;
+        }
+    }
+    struct tpl_node *node = tpl_node_new(p, TPL_NODE_NAME);
+    if (!node || tpl_expect_name(p, &node->name) != 0)
+        return NULL;
+    if (namespaces && tpl_skip_operator(p, ".")) {
+        node->type = TPL_NODE_ATTRIBUTE;
+        if (tpl_expect_name(p, &node->name2) != 0)
+            return NULL;
+    }
+    return node;
+}
+
+/* Members with commas: the node itself if there is one without a comma, else a tuple. */
+static struct tpl_node *parse_members(struct tpl_parser *p, const char *end, int target, int flag)
+{
+    struct tpl_node *first = NULL, **tail = &first;
+    int tuple = 0;
+    while (!at_tuple_end(p, end)) {
+        struct tpl_node *item = target ? parse_one_target(p, flag) : tpl_parse_expression(p, flag);
+        if (!item)
+            return NULL;
+        *tail = item;
+        tail = &item->next;
+        if (!tpl_skip_operator(p, ","))
+            break;
+        tuple = 1;
+    }
+    if (first && !tuple)
+        return first;
+    if (!first) {
+        tpl_parse_fail(p, STATUS_INVALID, "expected an expression, got %s",
+                       tpl_token_describe(p->token));
+        return NULL;
+    }
+    struct tpl_node *node = tpl_node_new(p, TPL_NODE_TUPLE);
+    if (node)
+        node->left = first;
+    return node;
+}
+
+struct tpl_node *tpl_parse_tuple(struct tpl_parser *p, int condition, const char *end)
+{
+    return parse_members(p, end, 0, condition);
+}
+
+struct tpl_node *tpl_parse_target(struct tpl_parser *p, const char *end, int namespaces)
+{
+    return parse_members(p, end, 1, namespaces);
+}
+
 /* --- statements ----------------------------------------------------------------------------- */
 
 static int expect_block_end(struct tpl_parser *p)

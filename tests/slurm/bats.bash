@@ -21,6 +21,7 @@ fake_start()
     python3 "$RIG_TOOLS/fake_daemon.py" "$RIG_SOCKET" "$FAKE_LOG" "$@" \
         >>"$RIG_DIR/log/fake.out" 2>&1 3>&- 4>&- &
     echo $! >"$RIG_DIR/run/fake.pid"
+    disown $!
     wait_for 5 test -S "$RIG_SOCKET"
     : >"$FAKE_LOG"
 }

@@ -283,6 +283,7 @@ rig_start_daemon()
     modelpoold "$@" -f "$conf" >>"$RIG_DIR/log/modelpoold.log" 2>&1 &
     pid=$!
     echo "$pid" >"$RIG_DIR/run/modelpoold.pid"
+    disown "$pid"
     for ((i = 0; i < 200; i++)); do
         kill -0 "$pid" 2>/dev/null || break
         [ -S "$RIG_SOCKET" ] && return 0

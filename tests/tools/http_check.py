@@ -111,9 +111,9 @@ def text_of(chunks):
     return "".join(c["choices"][0]["text"] for c in chunks if c.get("choices"))
 
 
-def start_stream(key, count, **fields):
-    """An endless stream of which `count` chunks were read."""
-    answer = complete(key, "Once upon a time", stream=True, ignore_eos=True, max_tokens=900, **fields)
+def start_stream(key, count, max_tokens=900):
+    """A long stream of which `count` chunks were read."""
+    answer = complete(key, "Once upon a time", stream=True, ignore_eos=True, max_tokens=max_tokens)
     rows = events(answer)
     first = [next(rows) for _ in range(count)]
     return answer, rows, first
@@ -273,7 +273,7 @@ def check_budget_shared():
 
 def check_cancel():
     """A stream that is cut off is billed what the socket took."""
-    with lease(tokens=1000) as key:
+    with lease(tokens=100) as key:
         answer, _, first = start_stream(key, 12)
         got = len(first)
         answer.close()
@@ -281,11 +281,11 @@ def check_cancel():
         row = closed_row(first[0]["id"])
         billed = int(row["completion_tokens"])
         assert (row["state"], row["finish"]) == ("cancelled", "cancel"), row
-        assert got <= billed < 200, (got, billed)
+        assert got <= billed < 80, (got, billed)
         # what was not billed is in the budget again
         total = int(row["prompt_tokens"]) + billed
-        rest = result(complete(key, "a", max_tokens=1000 - total - 1, ignore_eos=True))
-        assert rest["usage"]["total_tokens"] == 1000 - total, (rest["usage"], total)
+        rest = result(complete(key, "a", max_tokens=100 - total - 1, ignore_eos=True))
+        assert rest["usage"]["total_tokens"] == 100 - total, (rest["usage"], total)
 
 
 def check_cancel_whole():
@@ -343,9 +343,10 @@ def check_metrics():
 def check_slow_tcp():
     """A client that stops reading for a while loses nothing."""
     with lease() as key:
-        answer, rows, first = start_stream(key, 3)
-        time.sleep(1.5)
-        assert len(first) + len([c for c in rows if c["choices"][0]["text"]]) > 500
+        want = result(complete(key, "Once upon a time", ignore_eos=True, max_tokens=60))
+        answer, rows, first = start_stream(key, 3, max_tokens=60)
+        time.sleep(3)
+        assert text_of(first + list(rows)) == want["choices"][0]["text"]
 
 
 def check_bytes_in_advance():

@@ -326,6 +326,23 @@ static void check_peak(struct device *d, struct scene *s, uint32_t peak)
     outputs_close(&o);
 }
 
+/* Scores that fall, or rise, by 100 a block: neither way may overflow or forget. */
+static void check_stairs(struct device *d, struct scene *s, int falling)
+{
+    struct outputs want = outputs_open(s), got = outputs_open(s);
+
+    for (uint32_t t = 0; t < s->tokens[0]; t++) {
+        float score = 100 * (float)(falling ? 10 - t / 16 : t / 16);
+        for (size_t h = 0; h < 3; h++)
+            s->k[0][(t * 3 + h) * 64 + 7] = score / s->scale;
+    }
+    run(s, NULL, 50, 1, want.rows);
+    run(s, d, 50, 1, got.rows);
+    assert_close(got.rows[0], want.rows[0], outputs_size(s, 0), 1e-5, "stairs");
+    outputs_close(&want);
+    outputs_close(&got);
+}
+
 static void test_peaks(void **state)
 {
     static const uint32_t tokens[] = {200};
@@ -343,6 +360,8 @@ static void test_peaks(void **state)
         check_peak(d, &s, 15);
         check_peak(d, &s, 16);
         check_peak(d, &s, 190);
+        check_stairs(d, &s, 1);
+        check_stairs(d, &s, 0);
         scene_close(&s);
         device_destroy(d);
     }

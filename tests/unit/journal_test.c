@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -148,8 +149,8 @@ static void bump_until_killed(struct shared *shared)
 
 static void test_exact_under_kill_9(void **state)
 {
-    struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-                                 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct shared *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     (void)state;
     assert_true(shared != MAP_FAILED);
     for (int round = 0; round < 20; round++) {
@@ -166,7 +167,8 @@ static void test_exact_under_kill_9(void **state)
         assert_true(WIFSIGNALED(status));
         struct journal *j = open_journal();
         for (int i = 0; i < ROWS; i++) {
-            /* death may fall between the two stores: the journal is ahead by that one, never behind */
+            /* death may fall between the two stores: the journal is ahead by that one, never behind
+             */
             int64_t found = journal_find(j, 1000 + i), told = shared->delivered[i];
             if (found != told && found != told + 1)
                 fail_msg("row %d: journal has %lld, handed out %lld", 1000 + i, (long long)found,
@@ -262,20 +264,34 @@ static void test_missing_folder_and_link(void **state)
     unlink(link);
 }
 
+/* A limit on file sizes fails the reservation as a full disk does, and before anything is mapped.
+ */
 static void test_no_room_for_it(void **state)
 {
-    struct error err = {STATUS_OK, ""};
     (void)state;
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        /* a device file has no blocks to reserve: what a full disk looks like from here */
-        _exit(journal_open("/dev/full", &err) == NULL && strstr(err.text, "/dev/full") ? 0 : 1);
+        struct error err = {STATUS_OK, ""};
+        struct rlimit small = {1024, 1024};
+        signal(SIGXFSZ, SIG_IGN);
+        if (setrlimit(RLIMIT_FSIZE, &small) != 0 || journal_open(path, &err) != NULL)
+            _exit(1);
+        _exit(err.status == STATUS_IO && strstr(err.text, path) ? 0 : 2);
     }
     int status;
     waitpid(pid, &status, 0);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
+    assert_int_equal(access(path, F_OK), -1); /* nothing half-made stays behind */
+}
+
+static void test_device_is_refused(void **state)
+{
+    struct error err = {STATUS_OK, ""};
+    (void)state;
+    assert_null(journal_open("/dev/null", &err));
+    assert_int_equal(err.status, STATUS_CORRUPT);
 }
 
 #define TEST(NAME) cmocka_unit_test_setup_teardown(NAME, make_folder, remove_folder)
@@ -293,6 +309,7 @@ int main(void)
         TEST(test_cut_short_making_is_new),
         TEST(test_missing_folder_and_link),
         TEST(test_no_room_for_it),
+        TEST(test_device_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

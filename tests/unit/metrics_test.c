@@ -42,11 +42,14 @@ static void test_counts(void **state)
         .models = models, .model_count = 2, .instances = instances, .instance_count = 2};
     struct metrics *m = metrics_create(&config, NULL);
     struct metrics_gauge gauges[2] = {{3, 1}, {0, 0}};
-    struct policy_instance_status in = {
-        .index = 1, .state = "running", .memory_bytes = 4096, .turns = 5, .switches = 2,
-        .switch_us = 1500000};
-    struct policy_model_status on[2] = {
-        {.resident = 1, .kv_pages_used = 1, .kv_pages_total = 4}, {.resident = 0}};
+    struct policy_instance_status in = {.index = 1,
+                                        .state = "running",
+                                        .memory_bytes = 4096,
+                                        .turns = 5,
+                                        .switches = 2,
+                                        .switch_us = 1500000};
+    struct policy_model_status on[2] = {{.resident = 1, .kv_pages_used = 1, .kv_pages_total = 4},
+                                        {.resident = 0}};
     struct policy_snapshot s = {1, 2, &in, on};
 
     (void)state;

@@ -69,7 +69,8 @@ static const struct bad bad_chats[] = {
     {"{" MSG ",\"stop\":1}", "stop", "string"},
     {"{" MSG ",\"stop\":[1]}", "stop", "string"},
     {"{" MSG ",\"stop\":\"\"}", "stop", "bytes"},
-    {"{" MSG ",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
+    {"{" MSG
+     ",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
      "\"13\",\"14\",\"15\",\"16\",\"17\"]}",
      "stop", "at most 16"},
     {"{" MSG ",\"ignore_eos\":\"yes\"}", "ignore_eos", "true or false"},
@@ -288,11 +289,12 @@ static void test_answers(void **state)
     const struct openai_usage usage = {3, 2};
 
     (void)state;
-    check_json(openai_answer_json(&chat, "a\"b", 3, "stop", &usage),
-               "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":7,\"model\":\"m\","
-               "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\","
-               "\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
+    check_json(
+        openai_answer_json(&chat, "a\"b", 3, "stop", &usage),
+        "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":7,\"model\":\"m\","
+        "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\","
+        "\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
+        "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
     check_json(openai_answer_json(&text, "a", 1, "length", &usage),
                "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"m\","
                "\"choices\":[{\"index\":0,\"text\":\"a\",\"logprobs\":null,"
@@ -319,10 +321,10 @@ static void test_answers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_chats),  cmocka_unit_test(test_bad_completions),
-        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_all_fields),
-        cmocka_unit_test(test_prompts),    cmocka_unit_test(test_too_large),
-        cmocka_unit_test(test_statuses),   cmocka_unit_test(test_cut_message),
+        cmocka_unit_test(test_bad_chats), cmocka_unit_test(test_bad_completions),
+        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_all_fields),
+        cmocka_unit_test(test_prompts),   cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_statuses),  cmocka_unit_test(test_cut_message),
         cmocka_unit_test(test_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

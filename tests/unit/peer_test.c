@@ -16,7 +16,8 @@
 
 #define OTHER_UID 12345
 
-/* A connection over 127.0.0.1, or ::1: *client and the accepted *server. -1: no such family here. */
+/* A connection over 127.0.0.1, or ::1: *client and the accepted *server. -1: no such family here.
+ */
 static int connect_pair(int family, int *client, int *server)
 {
     union {
@@ -171,8 +172,10 @@ static void test_unix(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_own_tcp),       cmocka_unit_test(test_own_tcp6),
-        cmocka_unit_test(test_closed_is_nobody), cmocka_unit_test(test_other_uid),
+        cmocka_unit_test(test_own_tcp),
+        cmocka_unit_test(test_own_tcp6),
+        cmocka_unit_test(test_closed_is_nobody),
+        cmocka_unit_test(test_other_uid),
         cmocka_unit_test(test_unix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,7 +31,7 @@ static void every_field_of_a_line(void **state)
     size_t n = slurm_parse("mp|41|41|N/A|41|1000|physics|debug|1767225600|RUNNING\n"
                            "mp|57|55|3|55_3|1001|bio|long|1767225700|COMPLETING\n"
                            "mp|60|60|N/A|59+1|1000|(null)|debug|1767225800|SUSPENDED\n"
-                           "mp|71|71|[5-9]|71_[5-9]|1000|physics|debug|N/A|PENDING\n",
+                           "mp|71|71|5-9%2|71_[5-9%2]|1000|physics|debug|N/A|PENDING\n",
                            wanted, 4, j, 8);
     assert_int_equal(n, 4);
     assert_int_equal(j[0].job, 41);

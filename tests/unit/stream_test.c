@@ -1,4 +1,5 @@
-/* stream_test.c - a generation's connection: events, delivered counts, clients that leave or stall */
+/* stream_test.c - a generation's connection: events, delivered counts, clients that leave or stall
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -62,8 +63,7 @@ static int setup(void **state)
     evhttp_set_gencb(r->server, on_request, r);
     struct evhttp_bound_socket *b = evhttp_bind_socket_with_handle(r->server, "127.0.0.1", 0);
     assert_non_null(b);
-    assert_int_equal(
-        getsockname(evhttp_bound_socket_get_fd(b), (struct sockaddr *)&a, &len), 0);
+    assert_int_equal(getsockname(evhttp_bound_socket_get_fd(b), (struct sockaddr *)&a, &len), 0);
     r->client = socket(AF_INET, SOCK_STREAM, 0);
     setsockopt(r->client, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     assert_int_equal(connect(r->client, (struct sockaddr *)&a, sizeof a), 0);
