@@ -117,7 +117,7 @@ struct event_model {
     uint32_t kind;
     uint32_t model;
     uint32_t ok; /* 0: text says why it cannot run here */
-    uint32_t max_context;
+    uint32_t max_context; /* of the model, and of what fits into memory beside its weights */
     uint64_t weight_bytes;
     uint64_t kv_token_bytes;
     uint32_t page_tokens;

@@ -64,6 +64,9 @@ void front_close(struct front *f);
  */
 void front_model_open(struct front_model *m, const struct config_model *config);
 void front_model_close(struct front_model *m);
+/* The longest sequence that a model takes: its own limit, and that of the instances' memory where
+ * their engines have told. */
+uint32_t front_context(const struct front *f, uint32_t model);
 
 /* A database job of the front: run() in the writer, then done() in the loop when it is durable.
  * Embed as first member, malloc; front frees it after done() (which may be NULL). */

@@ -46,3 +46,19 @@ void front_model_close(struct front_model *m)
     template_destroy(m->template);
     memset(m, 0, sizeof *m);
 }
+
+uint32_t front_context(const struct front *f, uint32_t model)
+{
+    struct policy_snapshot s;
+    uint32_t own = f->models[model].context, longest = 0;
+
+    if (policy_snapshot(f->policy, &s, NULL))
+        return own;
+    for (uint32_t i = 0; i < s.instances; i++) {
+        const struct policy_model_status *m = &s.model[(size_t)i * s.models + model];
+        if (m->known && m->ok && m->max_context > longest)
+            longest = m->max_context;
+    }
+    policy_snapshot_free(&s);
+    return longest && longest < own ? longest : own;
+}

@@ -415,7 +415,7 @@ static int prepare(struct generation *g, const char *id, struct openai_request *
     if (!fm->tokenizer)
         return openai_fail(e, 503, "server_error", "model_unavailable", "%s cannot be used: %s",
                            name, fm->text);
-    if (prompt_tokens(fm, name, request, &g->prompt, &g->prompt_count, e))
+    if (prompt_tokens(g->all->f, g->model, request, &g->prompt, &g->prompt_count, e))
         return -1;
     g->piece_room = tokenizer_bytes_max(fm->tokenizer) + 8;
     g->piece = malloc(g->piece_room);

@@ -111,7 +111,7 @@ static struct grant *authenticate(struct call *c, struct openai_error *e)
 static json_t *model_json(const struct http *h, uint32_t model)
 {
     return openai_model_json(h->f->config->models[model].name, h->f->started_us / 1000000,
-                             h->f->models[model].context);
+                             front_context(h->f, model));
 }
 
 static void list_models(struct call *c)

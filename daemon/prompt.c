@@ -5,19 +5,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+struct target { /* the model that a prompt is for */
+    const struct front_model *fm;
+    const char *name;
+    uint32_t context;
+};
+
 static const char *param_of(const struct openai_request *r)
 {
     return r->kind == OPENAI_CHAT ? "messages" : "prompt";
 }
 
 /* over: "more than " where the prompt was not counted to its end, else "" */
-static int too_long(struct openai_error *e, const struct openai_request *r, const char *model,
-                    uint32_t context, const char *over, uint64_t prompt)
+static int too_long(struct openai_error *e, const struct openai_request *r, const struct target *t,
+                    const char *over, uint64_t prompt)
 {
     openai_fail(e, 400, "invalid_request_error", "context_length_exceeded",
                 "%s takes %u tokens at most, prompt and answer together; the prompt alone has "
                 "%s%" PRIu64,
-                model, context, over, prompt);
+                t->name, t->context, over, prompt);
     snprintf(e->param, sizeof e->param, "%s", param_of(r));
     return -1;
 }
@@ -27,80 +33,78 @@ static int out_of_memory(struct openai_error *e)
     return openai_fail(e, 500, "server_error", NULL, "out of memory");
 }
 
-static json_t *template_variables(const struct front_model *fm, const struct openai_request *r)
+static json_t *template_variables(const struct target *t, const struct openai_request *r)
 {
     json_t *v = r->template_variables ? json_copy(r->template_variables) : json_object();
-    int64_t bos = tokenizer_bos(fm->tokenizer), eos = tokenizer_eos(fm->tokenizer);
+    int64_t bos = tokenizer_bos(t->fm->tokenizer), eos = tokenizer_eos(t->fm->tokenizer);
     int failed = !v || json_object_set(v, "messages", r->messages) ||
                  json_object_set_new(v, "add_generation_prompt", json_true());
 
     if (!failed && bos >= 0)
         failed = json_object_set_new(v, "bos_token",
-                                     json_string(tokenizer_text(fm->tokenizer, (uint32_t)bos)));
+                                     json_string(tokenizer_text(t->fm->tokenizer, (uint32_t)bos)));
     if (!failed && eos >= 0)
         failed = json_object_set_new(v, "eos_token",
-                                     json_string(tokenizer_text(fm->tokenizer, (uint32_t)eos)));
+                                     json_string(tokenizer_text(t->fm->tokenizer, (uint32_t)eos)));
     if (!failed)
         return v;
     json_decref(v);
     return NULL;
 }
 
-static int render(const struct front_model *fm, const char *model, const struct openai_request *r,
-                  char **text, size_t *len, struct openai_error *e)
+static int render(const struct target *t, const struct openai_request *r, char **text, size_t *len,
+                  struct openai_error *e)
 {
     struct error err = {0};
 
-    if (!fm->template)
+    if (!t->fm->template)
         return openai_invalid(e, "messages", "%s cannot chat: %s; /v1/completions takes plain text",
-                              model, fm->text);
-    json_t *variables = template_variables(fm, r);
+                              t->name, t->fm->text);
+    json_t *variables = template_variables(t, r);
     if (!variables)
         return out_of_memory(e);
-    int rv = template_render(fm->template, variables, text, len, &err);
+    int rv = template_render(t->fm->template, variables, text, len, &err);
     json_decref(variables);
     if (rv == 0)
         return 0;
     if (err.status == STATUS_NOMEM)
         return openai_refuse(e, &err);
-    return openai_invalid(e, "messages", "%s's chat template: %s", model, err.text);
+    return openai_invalid(e, "messages", "%s's chat template: %s", t->name, err.text);
 }
 
 /* Text to tokens; what is too long for the context by its bytes alone is not tokenized. */
-static int encode(const struct front_model *fm, const char *model, const struct openai_request *r,
-                  const char *text, size_t len, unsigned flags, struct token_list *list,
-                  struct openai_error *e)
+static int encode(const struct target *t, const struct openai_request *r, const char *text,
+                  size_t len, unsigned flags, struct token_list *list, struct openai_error *e)
 {
     struct error err = {0};
-    uint64_t least = len / (tokenizer_bytes_max(fm->tokenizer) + 1);
+    uint64_t least = len / (tokenizer_bytes_max(t->fm->tokenizer) + 1);
 
-    if (least > fm->context)
-        return too_long(e, r, model, fm->context, "more than ", least);
-    if (tokenizer_encode(fm->tokenizer, text, len, flags, list, &err) == 0)
+    if (least > t->context)
+        return too_long(e, r, t, "more than ", least);
+    if (tokenizer_encode(t->fm->tokenizer, text, len, flags, list, &err) == 0)
         return 0;
     if (err.status != STATUS_INVALID)
         return openai_refuse(e, &err);
     return openai_invalid(e, param_of(r), "%s", err.text);
 }
 
-static int check_ids(const struct front_model *fm, const char *model,
-                     const struct openai_request *r, struct openai_error *e)
+static int check_ids(const struct target *t, const struct openai_request *r, struct openai_error *e)
 {
     for (size_t i = 0; i < r->token_count; i++)
-        if (r->tokens[i] >= tokenizer_vocabulary(fm->tokenizer))
-            return openai_invalid(e, "prompt", "prompt[%zu]: %s has no token %u", i, model,
+        if (r->tokens[i] >= tokenizer_vocabulary(t->fm->tokenizer))
+            return openai_invalid(e, "prompt", "prompt[%zu]: %s has no token %u", i, t->name,
                                   r->tokens[i]);
     return 0;
 }
 
-static int check_context(const struct front_model *fm, const char *model, struct openai_request *r,
-                         size_t count, struct openai_error *e)
+static int check_context(const struct target *t, struct openai_request *r, size_t count,
+                         struct openai_error *e)
 {
     if (count == 0)
         return openai_invalid(e, param_of(r), "the prompt has no tokens");
-    if (count >= fm->context)
-        return too_long(e, r, model, fm->context, "", count);
-    uint32_t rest = fm->context - (uint32_t)count;
+    if (count >= t->context)
+        return too_long(e, r, t, "", count);
+    uint32_t rest = t->context - (uint32_t)count;
     if (r->max_tokens == 0)
         r->max_tokens = r->kind == OPENAI_COMPLETION && rest > OPENAI_COMPLETION_LIMIT
                             ? OPENAI_COMPLETION_LIMIT
@@ -109,36 +113,38 @@ static int check_context(const struct front_model *fm, const char *model, struct
         openai_fail(e, 400, "invalid_request_error", "context_length_exceeded",
                     "%s takes %u tokens at most, prompt and answer together; the request has %zu "
                     "of prompt and asks for %u",
-                    model, fm->context, count, r->max_tokens);
+                    t->name, t->context, count, r->max_tokens);
         snprintf(e->param, sizeof e->param, "max_tokens");
         return -1;
     }
     return 0;
 }
 
-int prompt_tokens(const struct front_model *fm, const char *model, struct openai_request *request,
+int prompt_tokens(const struct front *f, uint32_t model, struct openai_request *request,
                   uint32_t **tokens, uint32_t *count, struct openai_error *e)
 {
+    const struct target t = {&f->models[model], f->config->models[model].name,
+                             front_context(f, model)};
     int rv = -1;
     char *text = NULL;
     size_t len = 0;
     struct token_list list = {0};
 
     if (request->kind == OPENAI_CHAT) {
-        if (render(fm, model, request, &text, &len, e) ||
-            encode(fm, model, request, text, len, TOKENIZER_PARSE_SPECIAL, &list, e))
+        if (render(&t, request, &text, &len, e) ||
+            encode(&t, request, text, len, TOKENIZER_PARSE_SPECIAL, &list, e))
             goto out;
     } else if (request->prompt) {
-        if (encode(fm, model, request, request->prompt, request->prompt_len,
+        if (encode(&t, request, request->prompt, request->prompt_len,
                    TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_BOS, &list, e))
             goto out;
     } else {
-        if (check_ids(fm, model, request, e))
+        if (check_ids(&t, request, e))
             goto out;
         list = (struct token_list){request->tokens, request->token_count, request->token_count};
         request->tokens = NULL;
     }
-    if (check_context(fm, model, request, list.count, e))
+    if (check_context(&t, request, list.count, e))
         goto out;
     *tokens = list.tokens;
     *count = (uint32_t)list.count;

@@ -10,7 +10,7 @@
  * malloc'd, the caller's, 1..context-1 of them.  request->max_tokens becomes what may be generated
  * at most: as asked, or else the rest of the context (chat) or OpenAI's 16 (completion).
  */
-int prompt_tokens(const struct front_model *fm, const char *model, struct openai_request *request,
+int prompt_tokens(const struct front *f, uint32_t model, struct openai_request *request,
                   uint32_t **tokens, uint32_t *count, struct openai_error *e);
 
 #endif

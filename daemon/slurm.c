@@ -22,8 +22,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OUTPUT_MAX (32u << 20) /* an array's number yields a line per task, and there may be many  \
-                                */
+#define OUTPUT_MAX                                                                                 \
+    (32u << 20) /* an array's number yields a line per task, and there may be many                 \
+                 */
 #define OUTPUT_ROOM 16384u
 #define FORMAT      "mp|%A|%F|%K|%i|%U|%a|%P|%S|%T"
 #define FIELDS      10

@@ -93,6 +93,18 @@ static struct model *add_model(struct engine *e, const struct order_model *o, in
     return m;
 }
 
+/* The longest sequence that fits beside the weights when it is alone: what may be asked for. */
+static uint32_t longest_context(const struct engine *e, const struct model *m)
+{
+    uint64_t pages = ((uint64_t)m->max_context + m->kv.page_tokens - 1) / m->kv.page_tokens;
+
+    while (pages > 1 &&
+           m->handle_count + pages_handles(m->kv.page_bytes, pages) > arena_handles(e->arena))
+        pages--;
+    pages *= m->kv.page_tokens;
+    return pages < m->max_context ? (uint32_t)pages : m->max_context;
+}
+
 static void order_model(struct engine *e, const struct order_model *o, int fd)
 {
     struct event_model event = {.kind = EVENT_MODEL, .model = o->model};
@@ -103,7 +115,7 @@ static void order_model(struct engine *e, const struct order_model *o, int fd)
         snprintf(event.text, sizeof(event.text), "%.*s", (int)sizeof(event.text) - 1, err.text);
     } else {
         event.ok = 1;
-        event.max_context = m->max_context;
+        event.max_context = longest_context(e, m);
         event.weight_bytes = m->handle_count * ARENA_HANDLE_BYTES;
         event.kv_token_bytes = model_kv_token_bytes(m);
         event.page_tokens = m->kv.page_tokens;

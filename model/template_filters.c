@@ -140,7 +140,12 @@ static int filter_indent(ARGS)
     struct tpl_value lines;
     struct tpl_text text = {NULL, 0, 0};
     int first = tpl_bound_true(call, 1, 0), blank = tpl_bound_true(call, 2, 0);
-    if (tpl_to_string(r, in, &s) != 0 || make_indent(r, &width, &indent) != 0)
+    if (in->type == TPL_UNDEFINED)
+        return tpl_fail_undefined(r, in);
+    if (in->type != TPL_STRING)
+        return tpl_fail(r, STATUS_INVALID, "'indent' needs a string, not '%s'", tpl_type_name(in));
+    s = in->string;
+    if (make_indent(r, &width, &indent) != 0)
         return -1;
     /* Jinja adds a newline before it splits, so that a last empty line stays one */
     if (tpl_append_string(r, &text, s) != 0 || tpl_append(r, &text, "\n", 1) != 0 ||

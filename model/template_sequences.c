@@ -85,8 +85,6 @@ static int filter_last(ARGS)
     const struct tpl_value *items;
     size_t count;
     (void)call;
-    if (in->type == TPL_UNDEFINED)
-        return tpl_fail_undefined(r, in);
     if (in->type == TPL_SEQUENCE && in->sequence->kind == TPL_ITERATOR)
         return tpl_fail(r, STATUS_INVALID, "a generator has no last member: use 'list' before");
     if (tpl_iterate(r, in, &items, &count) != 0)

@@ -559,6 +559,21 @@ static int slice_string(struct tpl_render *r, struct tpl_string s, const struct 
     return 0;
 }
 
+/* Every step-th member from start to before stop. */
+static int stride(struct tpl_render *r, const struct tpl_sequence *s, int64_t start, int64_t stop,
+                  int64_t step, const struct tpl_value **part, size_t *count)
+{
+    struct tpl_value *items = tpl_alloc(r, s->count, sizeof *items);
+    size_t n = 0;
+    if (!items || tpl_step(r, s->count) != 0)
+        return -1;
+    for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step)
+        items[n++] = s->items[i];
+    *part = items;
+    *count = n;
+    return 0;
+}
+
 int tpl_slice(struct tpl_render *r, const struct tpl_value *v, const struct tpl_value bounds[3],
               struct tpl_value *out)
 {
@@ -572,15 +587,16 @@ int tpl_slice(struct tpl_render *r, const struct tpl_value *v, const struct tpl_
     const struct tpl_sequence *s = v->sequence;
     if (slice_bounds(r, bounds, s->count, &start, &stop, &step) != 0)
         return -1;
-    enum tpl_sequence_kind kind = s->kind == TPL_TUPLE ? TPL_TUPLE : TPL_LIST;
-    if (step == 1)
-        return tpl_sequence_value(r, kind, s->count ? s->items + start : s->items,
-                                  start < stop ? (size_t)(stop - start) : 0, out);
-    struct tpl_value *items = tpl_alloc(r, s->count, sizeof *items);
-    size_t n = 0;
-    if (!items || tpl_step(r, s->count) != 0)
+    const struct tpl_value *part = s->count ? s->items + start : s->items;
+    size_t count = start < stop ? (size_t)(stop - start) : 0;
+    if (step != 1 && stride(r, s, start, stop, step, &part, &count) != 0)
         return -1;
-    for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step)
-        items[n++] = s->items[i];
-    return tpl_sequence_value(r, kind, items, n, out);
+    if (tpl_sequence_value(r, s->kind, part, count, out) != 0)
+        return -1;
+    if (s->kind == TPL_RANGE) { /* members of a range lie within 64 bits, and 100000 at most */
+        out->sequence->start = s->start + start * s->step;
+        out->sequence->stop = s->start + stop * s->step;
+        out->sequence->step = s->step * step;
+    }
+    return 0;
 }

@@ -59,7 +59,7 @@ struct matmul_job { /* items: blocks of MATMUL_BLOCK output rows */
 struct rope_job { /* items: rows; cos, sin: [rope->dims / 2] a row, in the worker's scratch */
     float *q, *k;
     const float *v;
-    uint32_t q_heads, layer, seq_count;
+    uint32_t q_heads, layer;
     const struct rope *rope;
     const double *frequencies; /* [rope->dims / 2] */
     const struct kv_layout *kv;
@@ -71,12 +71,11 @@ struct rope_job { /* items: rows; cos, sin: [rope->dims / 2] a row, in the worke
 struct attention_job { /* items: runs of tokens * kv heads */
     float *out;
     const float *q;
-    uint32_t q_heads, layer, seq_count;
+    uint32_t q_heads, layer;
     float scale;
     const struct kv_layout *kv;
     const struct attn_row *seqs;
     void *const *pages;
-    struct scratch scratch;
 };
 
 struct swiglu_job { /* items: rows */
@@ -96,7 +95,7 @@ extern const struct isa isa_avx2;
 #endif
 
 /* Floats of scratch a worker needs for activations of at most cols_max columns: MATMUL_BLOCK
- * decoded rows; attention's group of heads needs less. */
+ * decoded rows; the cosines and sines of a rotary embedding need less. */
 #define SCRATCH_FLOATS(cols_max)                                                                   \
     ((size_t)MATMUL_BLOCK * (((size_t)(cols_max) + 63) & ~63ull) + 4096)
 

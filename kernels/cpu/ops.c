@@ -83,7 +83,6 @@ void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_
         .v = v,
         .q_heads = q_heads,
         .layer = layer,
-        .seq_count = seq_count,
         .rope = rope,
         .frequencies = d->frequencies,
         .kv = kv,
@@ -110,12 +109,10 @@ void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
         .q = q,
         .q_heads = q_heads,
         .layer = layer,
-        .seq_count = seq_count,
         .scale = scale,
         .kv = kv,
         .seqs = seqs,
         .pages = pages,
-        .scratch = d->scratch,
     };
     uint64_t items = 0, products = 0;
 

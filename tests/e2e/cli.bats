@@ -210,8 +210,8 @@ PY
     need_model
     local code=0
     rig_as alice timeout --signal=INT --preserve-status 1 modelpool run --max-tokens=900 \
-        --temperature=0 --seed=1 small "Count to one thousand, in words." </dev/null >/dev/null || code=$?
-    [ "$code" = 130 ]
+        --temperature=0 --raw small "one two three four one two three four one two" </dev/null || code=$?
+    [ "$code" = 130 ] || { echo "exit status $code"; false; }
     wait_for 5 eval '[ "$(modelpool acct -n -P -u alice -s cancelled -o requests | wc -l)" = 1 ]'
     wait_for 5 eval 'modelpool status --json | python3 -c "import json,sys; sys.exit(json.load(sys.stdin)[\"daemon\"][\"leases\"])"'
 }

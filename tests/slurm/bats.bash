@@ -7,7 +7,7 @@ fi
 . "$(dirname "${BASH_SOURCE[0]}")/rig.bash"
 bats_require_minimum_version 1.5.0
 
-RIG_TOOLS=$RIG_SRC/tests/tools
+RIG_TOOLS=$RIG_DIR/tools
 export PYTHONDONTWRITEBYTECODE=1 # the source tree stays as it is
 FAKE_LOG=$RIG_DIR/log/fake.jsonl
 RIG_SO=$RIG_DIR/lib/spank_modelpool.so

@@ -19,6 +19,8 @@
 #     RIG_KEEP=1       leave the private directory behind, and say where it is
 #     RIG_BUILD=DIR    a build tree; the default is the source tree
 #     RIG_PREFIX=DIR   an installed prefix, in place of a build tree
+#     MODELPOOL_TEST_MODEL, MODELPOOL_TEST_PYTHON: a model file and a virtual environment's python;
+#                      inside they and RIG_PREFIX name the same things within RIG_DIR
 #     RIG_PLUGIN=FILE  spank_modelpool.so, `none` for a Slurm without it; else from the two above
 #     RIG_PLUGIN_ARGS  arguments in plugstack.conf; default socket=RIG_SOCKET
 # and reads inside:
@@ -133,7 +135,36 @@ rig_prepare()
     done
     export RIG_DIR SLURM_CONF=$d/etc/slurm.conf
     export RIG_SOCKET=/run/modelpool/control.sock
-    rig_find_build
+    rig_bring_all && rig_find_build
+}
+
+# Bind FILE-or-FOLDER into the private directory: the clone may lie where only root can look, and
+# users and modelpoold need what is in it.
+rig_bring()
+{
+    local from=$1 to=$RIG_DIR/$2
+    if [ -d "$from" ]; then
+        mkdir -p "$to"
+    else
+        mkdir -p "$(dirname "$to")" && : >"$to"
+    fi && mount --bind "$from" "$to" || { rig_say "cannot bind $from"; return 1; }
+}
+
+rig_bring_all()
+{
+    rig_bring "$RIG_SRC/tests/tools" tools || return 1
+    if [ -n "${RIG_PREFIX:-}" ]; then
+        rig_bring "$RIG_PREFIX" usr || return 1
+        RIG_PREFIX=$RIG_DIR/usr
+    fi
+    if [ -n "${MODELPOOL_TEST_MODEL:-}" ]; then
+        rig_bring "$MODELPOOL_TEST_MODEL" models/test.gguf || return 1
+        MODELPOOL_TEST_MODEL=$RIG_DIR/models/test.gguf
+    fi
+    if [ -n "${MODELPOOL_TEST_PYTHON:-}" ]; then # a virtual environment's bin/python
+        rig_bring "$(dirname "$(dirname "$MODELPOOL_TEST_PYTHON")")" venv || return 1
+        MODELPOOL_TEST_PYTHON=$RIG_DIR/venv/bin/python
+    fi
 }
 
 # RIG_PLUGIN, and PATH with modelpool, modelpoold and modelpool-engine in front.
