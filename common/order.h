@@ -91,7 +91,7 @@ struct order_tokens {
     uint32_t kind;
     uint32_t count;
     uint64_t seq;
-    uint32_t offset; /* of the first one in the sequence; parts come in order */
+    uint32_t offset;   /* of the first one in the sequence; parts come in order */
     uint32_t reserved; /* so that the tokens begin where the structure ends */
     uint32_t tokens[];
 };
@@ -116,7 +116,7 @@ struct event_ready {
 struct event_model {
     uint32_t kind;
     uint32_t model;
-    uint32_t ok; /* 0: text says why it cannot run here */
+    uint32_t ok;          /* 0: text says why it cannot run here */
     uint32_t max_context; /* of the model, and of what fits into memory beside its weights */
     uint64_t weight_bytes;
     uint64_t kv_token_bytes;

@@ -15,10 +15,10 @@
 struct writer;
 
 struct writer_job {
-    struct mail mail;    /* posted to `reply` when durable (kind is the poster's); */
+    struct mail mail;      /* posted to `reply` when durable (kind is the poster's); */
     struct mailbox *reply; /* NULL: nobody waits, the writer frees the job */
     int (*run)(struct db *db, struct writer_job *job, struct error *err); /* in the writer */
-    struct error error;  /* status OK if run returned 0 and the commit succeeded */
+    struct error error; /* status OK if run returned 0 and the commit succeeded */
 };
 
 struct writer *writer_create(struct db *db, struct journal *journal, struct error *err);

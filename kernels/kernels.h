@@ -8,7 +8,7 @@
  *
  * Numerics (DESIGN: output does not depend on neighbours): every output element is computed by one
  * fixed order of summation that depends only on the row's own data, its absolute position and the
- * instruction set; never on the number of rows, the chunking of a prompt, or the threads.  Attention
+ * instruction set; never on the number of rows, the chunking of a prompt, or the threads. Attention
  * splits by absolute position.  The quantized formats are GGUF's; weights are decoded to float32 in
  * registers and multiplied with float32 activations ("exact").
  */
@@ -58,10 +58,10 @@ struct kv_layout {
 
 /* A run of consecutive tokens of one sequence within a step. */
 struct attn_row {
-    uint32_t first_row;   /* of this sequence in the step's activations */
-    uint32_t count;       /* tokens in this step */
-    uint32_t first_pos;   /* absolute position of the first of them */
-    uint32_t table;       /* index of its first page in the step's page table */
+    uint32_t first_row; /* of this sequence in the step's activations */
+    uint32_t count;     /* tokens in this step */
+    uint32_t first_pos; /* absolute position of the first of them */
+    uint32_t table;     /* index of its first page in the step's page table */
 };
 
 struct rope {

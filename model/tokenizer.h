@@ -2,8 +2,8 @@
  * tokenizer.h - text to tokens and back
  *
  * Byte-level BPE (Sennrich 2016, GPT-2's byte alphabet): added tokens are cut out first by longest
- * match, the rest is split by the family's pre-tokenizer pattern and merged by rank, leftmost lowest
- * first.  Immutable after creation: one tokenizer serves all threads.
+ * match, the rest is split by the family's pre-tokenizer pattern and merged by rank, leftmost
+ * lowest first.  Immutable after creation: one tokenizer serves all threads.
  */
 #ifndef MP_MODEL_TOKENIZER_H
 #define MP_MODEL_TOKENIZER_H
@@ -23,7 +23,7 @@ struct token_list {
 };
 
 #define TOKENIZER_PARSE_SPECIAL 1u /* control tokens in the text are tokens, not letters */
-#define TOKENIZER_ADD_BOS 2u       /* prepend BOS if the file asks for it */
+#define TOKENIZER_ADD_BOS       2u /* prepend BOS if the file asks for it */
 
 /* Append the text's tokens to *out.  Text that is no UTF-8 is INVALID. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
@@ -46,8 +46,8 @@ struct detokenizer {
 };
 /*
  * Append the token's bytes to what is pending and write what is complete to out (room >=
- * tokenizer_bytes_max() + 8, which always suffices; nothing is written past room).  What can begin or
- * continue no character becomes U+FFFD.  Returns the bytes written.
+ * tokenizer_bytes_max() + 8, which always suffices; nothing is written past room).  What can begin
+ * or continue no character becomes U+FFFD.  Returns the bytes written.
  */
 size_t detokenizer_push(struct detokenizer *d, const struct tokenizer *t, uint32_t token, char *out,
                         size_t room);
