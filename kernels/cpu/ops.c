@@ -44,10 +44,11 @@ void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uin
     pool_run(d->pool, d->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
 
-void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
-                   uint32_t rows, uint32_t cols, float eps)
+void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
+                   const float *w, uint32_t rows, uint32_t cols, float eps)
 {
-    struct norm_job job = {.out = out, .sum = x, .x = x, .y = y, .w = w, .cols = cols, .eps = eps};
+    struct norm_job job = {
+        .out = out, .sum = x, .x = x, .y = y, .w = w, .y_scale = y_scale, .cols = cols, .eps = eps};
 
     pool_run(d->pool, d->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
@@ -100,16 +101,16 @@ void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_
              grain(ELEMENTS_WORTH, 4 * cost));
 }
 
-void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads, float scale,
-                 const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
-                 uint32_t seq_count, void *const *pages)
+void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+                 const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
+                 const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
 {
     struct attention_job job = {
         .out = out,
         .q = q,
         .q_heads = q_heads,
         .layer = layer,
-        .scale = scale,
+        .attention = attention,
         .kv = kv,
         .seqs = seqs,
         .pages = pages,
@@ -125,9 +126,59 @@ void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
              grain(PRODUCTS_WORTH, items ? products / items : 1));
 }
 
-void k_swiglu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols)
+void k_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+           enum activation activation)
 {
-    struct swiglu_job job = {.out = out, .gate_up = gate_up, .cols = cols};
+    struct glu_job job = {.out = out, .gate_up = gate_up, .cols = cols, .activation = activation};
 
-    pool_run(d->pool, d->isa->swiglu, &job, rows, grain(ELEMENTS_WORTH, cols));
+    pool_run(d->pool, d->isa->glu, &job, rows, grain(ELEMENTS_WORTH, cols));
+}
+
+void k_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale, float softcap)
+{
+    struct scale_job job = {.x = x, .cols = cols, .scale = scale, .softcap = softcap};
+
+    pool_run(d->pool, d->isa->scale, &job, rows, grain(ELEMENTS_WORTH, cols));
+}
+
+void k_route(struct device *d, uint32_t *expert_ids, float *expert_weights, const float *logits,
+             uint32_t rows, uint32_t experts, uint32_t top_k, int renormalize)
+{
+    struct route_job job = {.ids = expert_ids,
+                            .weights = expert_weights,
+                            .logits = logits,
+                            .experts = experts,
+                            .top_k = top_k,
+                            .renormalize = renormalize};
+
+    assert(top_k <= experts);
+    pool_run(d->pool, d->isa->route, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)experts * top_k));
+}
+
+void k_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+                     const uint32_t *expert_ids, uint32_t rows, uint32_t share)
+{
+    uint64_t row_bytes = dtype_row_bytes(w->dtype, w->cols);
+    struct expert_job job = {
+        .out = out,
+        .x = x,
+        .w = w,
+        .ids = expert_ids,
+        .row_bytes = row_bytes,
+        .expert_bytes = row_bytes * w->rows,
+        .share = share,
+        .blocks = w->rows / MATMUL_BLOCK + (w->rows % MATMUL_BLOCK != 0),
+    };
+
+    pool_run(d->pool, d->isa->expert, &job, rows * job.blocks,
+             grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols));
+}
+
+void k_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+               uint32_t rows, uint32_t top_k, uint32_t cols)
+{
+    struct combine_job job = {
+        .out = out, .y = y, .weights = expert_weights, .top_k = top_k, .cols = cols};
+
+    pool_run(d->pool, d->isa->combine, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)top_k * cols));
 }
