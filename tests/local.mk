@@ -7,6 +7,8 @@ EXTRA_DIST += \
     $(srcdir)/tests/fuzz \
     $(srcdir)/tests/golden \
     $(srcdir)/tests/slurm \
+    $(srcdir)/tests/tools \
+    bench/srun-overhead \
     etc/examples/ask.py \
     etc/examples/job.sh \
     etc/modelpool.conf \
