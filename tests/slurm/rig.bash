@@ -90,7 +90,7 @@ rig_leave()
     fi
     # Processes of a killed namespace may still be writing for a moment.
     local try
-    for try in 1 2 3 4 5 6 7 8 9 10; do
+    for ((try = 0; try < 100; try++)); do
         rm -rf -- "$RIG_DIR" 2>/dev/null
         [ -e "$RIG_DIR" ] || return 0
         sleep 0.1
