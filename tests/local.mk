@@ -8,6 +8,8 @@ EXTRA_DIST += \
     $(srcdir)/tests/fuzz \
     $(srcdir)/tests/golden \
     $(srcdir)/tests/slurm \
+    bench/peers \
+    bench/peers.py \
     bench/srun-overhead \
     etc/examples/ask.py \
     etc/examples/job.sh \
