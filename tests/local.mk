@@ -11,11 +11,6 @@ EXTRA_DIST += \
     bench/peers \
     bench/peers.py \
     bench/srun-overhead \
-    etc/examples/ask.py \
-    etc/examples/job.sh \
-    etc/modelpool.conf \
-    etc/modelpoold.service \
-    etc/plugstack.conf \
     tests/tools/control.py \
     tests/tools/fake_daemon.py \
     tests/tools/http_check.py \
