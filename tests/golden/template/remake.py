@@ -8,6 +8,7 @@ Nothing in it is random, and strftime_now() is only asked for a percent sign.  t
 others are written here in the spirit of their families.  A case has a template's file or a source,
 a conversation's name or variables, and the output, or "error": true.
 """
+import copy
 import datetime
 import json
 import pathlib
@@ -182,7 +183,7 @@ EXPRESSIONS = r"""
 {{ lines|indent }} {{ lines|indent(2, true) }} {{ lines|indent(width=1, blank=true) }} {{ lines|indent('> ', first=true) }} {{ ''|indent }}|
 {{ html|safe }} {{ html|e }} {{ html|escape|e }} {{ html|e|length }} {{ 5|e }}
 {{ x is defined }} {{ nope is undefined }} {{ n is none }} {{ s is string }} {{ x is number }} {{ t is number }} {{ t is integer }} {{ x is integer }} {{ f is float }} {{ d is mapping }} {{ l is sequence }} {{ s is sequence }} {{ d is sequence }} {{ x is iterable }} {{ d.keys() is sequence }} {{ t is boolean }} {{ t is true }} {{ 1 is true }} {{ false is false }} {{ 4 is even }} {{ 4 is odd }} {{ 9 is divisibleby 3 }} {{ 9 is divisibleby(2) }} {{ 1 is eq 1 }} {{ 1 is ne(2) }} {{ 2 is in [1,2] }} {{ x is not none }} {{ x is equalto 5 }} {{ 'a' is lower }} {{ 'A1' is upper }} {{ x is sameas x }} {{ nope is iterable }} {{ nope is none }} {{ range is callable }} {{ 2 is gt 1 and 1 is lt 2 }} {{ 'upper' is filter }} {{ 'odd' is test }}
-{{ range(3)|list }} {{ range(1, 4)|list }} {{ range(5, 0, -2)|list }} {{ range(3) }} {{ range(0)|length }} {{ range(3)[1] }} {{ range(1, 9, 3) }} {{ 2 in range(3) }}
+{{ range(3)|list }} {{ range(1, 4)|list }} {{ range(5, 0, -2)|list }} {{ range(3) }} {{ range(0)|length }} {{ range(3)[1] }} {{ range(1, 9, 3) }} {{ 2 in range(3) }} {{ range(9)[2:7:2] }} {{ range(4)[::-1] }} {{ nope|last }}|
 {{ dict(a=1, b='x') }} {{ dict({'a': 1}, b=2) }} {{ namespace(a=1).a }} {{ namespace({'b': 2}).b }} {% set ns = namespace(n=0) %}{% for i in l %}{% set ns.n = ns.n + i %}{% set ns.last = i %}{% endfor %}{{ ns.n }} {{ ns.last }} {{ ns.no }}|
 {{ 'a' * 3 }} {{ 2 * [1] }} {{ [1] + [2] }} {{ (1,) + (2,) }} {{ 'a' + 'b' }} {{ 'x' * 0 }}| {{ 'x' * -1 }}| {{ true + 1 }} {{ +x }} {{ - -x }} {{ -f }} {{ big }} {{ 4 / 2 }} {{ 2 * 1.5 }}
 {% for i in l %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.previtem }}{{ loop.nextitem }}{{ loop.cycle('a', 'b') }}{{ loop.depth }};{% endfor %}
@@ -268,6 +269,8 @@ ERRORS = r"""
 {{ (l|map('string'))|length }}
 {{ l|reverse|last }}
 {{ 5|items|list }}
+{{ m|indent }}
+{{ nope|indent }}
 {{ 5|dictsort }}
 {{ d|dictsort(by='x') }}
 {{ 'a' is divisibleby 2 if false else none is odd }}
@@ -337,7 +340,8 @@ ERRORS = r"""
 
 def render(env, source, variables):
     try:
-        return {"output": env.from_string(source).render(**variables)}
+        # a copy: Jinja's filter indent adds to a list that it is given in place
+        return {"output": env.from_string(source).render(**copy.deepcopy(variables))}
     except Exception as error:  # jinja2 lets Python's own through
         return {"error": True, "says": "%s: %s" % (type(error).__name__, str(error)[:80])}
 
