@@ -112,7 +112,8 @@ void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_
                const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
                const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
 /* Causal grouped-query attention over the pages: out, q [rows][q_heads][head_dim].  A token sees
- * positions 0..its own, or the last of them (attention.window).  out is not q. */
+ * positions 0..its own, or the last of them (attention.window): pages that hold none which a token
+ * of the step sees may be NULL, and are not read.  out is not q. */
 void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
                  const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
                  const struct attn_row *seqs, uint32_t seq_count, void *const *pages);

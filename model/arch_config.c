@@ -161,7 +161,7 @@ int config_number(const struct config *c, const json_t *object, const char *key,
     if (!v && !(otherwise > 0))
         return error_set(c->err, STATUS_CORRUPT, "%s: key %s is missing in config.json", c->where,
                          key);
-    if ((v && !json_is_number(v)) || !(x > 0 && x <= 1e12) || !((float)x > 0))
+    if ((v && !json_is_number(v)) || !(x >= 1e-30 && x <= 1e12))
         return error_set(c->err, STATUS_CORRUPT,
                          "%s: key %s of config.json must be a positive number", c->where, key);
     *out = x;

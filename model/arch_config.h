@@ -19,7 +19,7 @@ const json_t *config_get(const json_t *object, const char *key);
 /* An integer in 1..most.  A missing one takes `otherwise`, or is an error if that is 0. */
 int config_count(const struct config *c, const char *key, uint32_t otherwise, uint32_t most,
                  uint32_t *out);
-/* A positive number; as above. */
+/* A positive number whose reciprocal is one too; as above. */
 int config_number(const struct config *c, const json_t *object, const char *key, double otherwise,
                   double *out);
 

@@ -88,7 +88,7 @@ static int read_field(const struct arch *a, const struct gguf *g, const char *na
     return 0;
 }
 
-/* A positive number; as above. */
+/* A positive number whose reciprocal is one too; as above. */
 static int read_number(const struct arch *a, const struct gguf *g, const char *name,
                        double otherwise, float *out, struct error *err)
 {
@@ -100,7 +100,7 @@ static int read_number(const struct arch *a, const struct gguf *g, const char *n
         return -1;
     if (found == 1 && !(otherwise > 0))
         return error_set(err, STATUS_CORRUPT, "%s: key %s is missing", g->name, key);
-    if (!(value > 0 && value <= 1e12) || !((float)value > 0))
+    if (!(value >= 1e-30 && value <= 1e12))
         return error_set(err, STATUS_CORRUPT, "%s: key %s is %g, must be a positive number",
                          g->name, key, value);
     *out = (float)value;

@@ -191,7 +191,7 @@ int unigram_encode(const struct unigram *u, const struct vocabulary *v, struct u
             return error_set(err, STATUS_INVALID,
                              "the text has a character at byte %zu for which there is no token",
                              at);
-        offer(&nodes[at + n], nodes[at].score + u->lowest - UNKNOWN_PENALTY, at, u->unknown);
+        offer(&nodes[at + n], nodes[at].score + (u->lowest - UNKNOWN_PENALTY), at, u->unknown);
     }
     return push_best(u, v, w, text, len, out, err);
 }

@@ -145,6 +145,7 @@ static void corrupt(void **state)
         {"llama3", "num_attention_heads", "1048576", STATUS_CORRUPT, "are too many"},
         {"llama3", "rms_norm_eps", "-1", STATUS_CORRUPT, "rms_norm_eps"},
         {"llama3", "rope_theta", "0", STATUS_CORRUPT, "rope_theta"},
+        {"granite", "logits_scaling", "1e-40", STATUS_CORRUPT, "logits_scaling"},
         {"llama3", "rope_scaling", "[8]", STATUS_CORRUPT, "are no object"},
         {"llama3", "rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8}", STATUS_CORRUPT,
          "low_freq_factor is missing"},
