@@ -4,9 +4,10 @@
     python3 -m venv V && V/bin/pip install jinja2==3.1.6 transformers==5.23.0 && V/bin/python remake.py
 
 Each template's output is also compared with that of transformers' own render_jinja_template().
-Nothing in it is random, and strftime_now() is only asked for a percent sign.  templates/smollm2.jinja is the one in SmolLM2-135M-Instruct's GGUF; the
-others are written here in the spirit of their families.  A case has a template's file or a source,
-a conversation's name or variables, and the output, or "error": true.
+Nothing in it is random, and strftime_now() is only asked for a percent sign.
+templates/smollm2.jinja is the one in SmolLM2-135M-Instruct's GGUF; the others are written here in
+the spirit of their families.  A case has a template's file or a source, a conversation's name or
+variables, and the output, or "error": true.
 """
 import copy
 import datetime
