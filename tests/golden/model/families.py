@@ -5,10 +5,9 @@
 
 Made with Python 3.11, tokenizers 0.23.3, sentencepiece 0.2.3, seed below.  The vocabularies are trained here
 on the texts of remake.py; normalizer, pre-tokenizer, model settings, post-processor and decoder are those of
-the families' tokenizer.json files.  A file's first line has the tokenizer: "tokenizer" and "config" as the two
+the families' tokenizer.json files.  Training is not the same twice in the unigram and SentencePiece
+trainers: a remake gives other vocabularies of the same pipelines there, with their own tokens.  A file's first line has the tokenizer: "tokenizer" and "config" as the two
 files of a checkpoint, or "pieces" of SentencePiece, and "pre" where GGUF has a name for it.  Each further line:
-Training is not the same twice in the unigram and SentencePiece trainers: a remake gives other
-vocabularies of the same pipelines there, with their own tokens.
   text     what is tokenized
   ids      its tokens, special tokens recognised
   plain    the same with special tokens as letters, if it differs
