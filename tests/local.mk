@@ -1,7 +1,8 @@
 # tests: scripts of make check; the end-to-end ones need root and run by tests/check
-dist_check_SCRIPTS += tests/rooms
-TESTS += tests/rooms
+dist_check_SCRIPTS += tests/readme tests/rooms
+TESTS += tests/readme tests/rooms
 EXTRA_DIST += \
+    $(srcdir)/bench \
     $(srcdir)/tests/check \
     $(srcdir)/tests/e2e \
     $(srcdir)/tests/fuzz \
