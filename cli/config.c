@@ -2,86 +2,60 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/model_report.h"
 #include "cli/table.h"
 #include "common/config.h"
-#include "model/arch.h"
-#include "model/template.h"
-#include "model/tokenizer.h"
 
 #define USAGE "modelpool config check [FILE]"
 #define HELP                                                                                       \
     "Read FILE (" SYSCONFDIR                                                                       \
     "/modelpool/modelpool.conf if none is given) as the daemon would, and\n"                       \
-    "open every model: its file, architecture, tokenizer and chat template.  Exit 1 if something " \
+    "open every model: its files, architecture, tokenizer and chat template.  Exit 1 if "          \
+    "something "                                                                                   \
     "is\n"                                                                                         \
     "wrong, with a line for each.\n"
 
-/* A model without a template serves completions, but no chat. */
-static int check_template(const struct gguf *g, struct error *err)
-{
-    struct gguf_string source;
-    int found = gguf_get_string(g, "tokenizer.chat_template", &source, err);
-
-    if (found != 0)
-        return found < 0 ? -1 : 0;
-    struct template *t = template_create(source.data, (size_t)source.len, err);
-    if (!t)
-        return error_wrap(err, "chat template");
-    template_destroy(t);
-    return 0;
-}
-
-/* Some instance must have room for the weights. */
-static int check_memory(const struct config *c, uint64_t bytes, struct error *err)
+/* What the largest instance has; 0: there is none. */
+static uint64_t most_memory(const struct config *c)
 {
     uint64_t most = 0;
 
     for (size_t i = 0; i < c->instance_count; i++)
         if (c->instances[i].memory_bytes > most)
             most = c->instances[i].memory_bytes;
-    if (c->instance_count && bytes > most)
-        return error_set(err, STATUS_EXHAUSTED,
-                         "%" PRIu64
-                         " bytes of weights fit into no instance: the largest has Memory= "
-                         "%" PRIu64,
-                         bytes, most);
-    return 0;
+    return most;
 }
 
 static int check_model(const struct config *c, const struct config_model *m, struct error *err)
 {
     int rv = -1;
-    struct arch arch;
-    struct tokenizer *tokenizer = NULL;
-    struct gguf *g = gguf_open(m->path, err);
+    struct model_report *r = calloc(1, sizeof(*r));
     char size[32];
 
-    if (!g)
-        return -1;
-    if (arch_read(&arch, g, err) < 0 || check_memory(c, gguf_file_bytes(g), err) < 0)
+    if (!r)
+        return error_set(err, STATUS_NOMEM, "out of memory");
+    if (model_report_read(r, m->path, most_memory(c), err) < 0)
         goto out;
-    tokenizer = tokenizer_create(g, err);
-    if (!tokenizer) {
-        error_wrap(err, "tokenizer");
+    if (r->refused) {
+        *err = r->refusal;
         goto out;
     }
-    if (check_template(g, err) < 0)
-        goto out;
-    if (m->max_context > arch.context) {
+    if (m->max_context > r->arch.context) {
         error_set(err, STATUS_INVALID, "MaxContext=%" PRIu32 ": the model has %" PRIu32 " tokens",
-                  m->max_context, arch.context);
+                  m->max_context, r->arch.context);
         goto out;
     }
-    table_bytes(size, sizeof(size), gguf_file_bytes(g));
+    table_bytes(size, sizeof(size), r->memory_bytes);
     printf("Model=%s: %s, %" PRIu32 " layers, %" PRIu32 " tokens of context, %s\n", m->name,
-           arch.family, arch.layers, m->max_context ? m->max_context : arch.context, size);
+           r->arch.family, r->arch.layers, m->max_context ? m->max_context : r->arch.context, size);
     rv = 0;
 out:
-    tokenizer_destroy(tokenizer);
-    gguf_close(g);
+    model_report_free(r);
+    free(r);
     return rv;
 }
 

@@ -8,8 +8,11 @@ cli_libcli_a_SOURCES = \
     cli/cli.h \
     cli/config.c \
     cli/connect.c \
+    cli/inspect.c \
     cli/list.c \
     cli/load.c \
+    cli/model_report.c \
+    cli/model_report.h \
     cli/run.c \
     cli/status.c \
     cli/stream.c \

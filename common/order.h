@@ -19,10 +19,11 @@
 #define ORDER_TOKENS_MAX 8192u  /* in one ORDER_SEQ_TOKENS */
 #define ORDER_ROWS_MAX   256u   /* in one EVENT_STEP */
 #define ORDER_TEXT_MAX   256u
+#define ORDER_FILES_MAX  64u /* with one ORDER_MODEL */
 
 enum order_kind {
     ORDER_HELLO = 1,  /* struct order_hello: the first message */
-    ORDER_MODEL,      /* struct order_model, with the model file's descriptor (SCM_RIGHTS) */
+    ORDER_MODEL,      /* struct order_model, with its files' descriptors (SCM_RIGHTS) */
     ORDER_LOAD,       /* struct order_ref: make resident between steps, evicting if need be */
     ORDER_UNLOAD,     /* struct order_ref: give up its memory (its sequences' KV stays) */
     ORDER_SEQ_OPEN,   /* struct order_seq, then its tokens by ORDER_SEQ_TOKENS */
@@ -56,9 +57,10 @@ struct order_hello {
 
 struct order_model {
     uint32_t kind;
-    uint32_t model;       /* the daemon's number, also in later messages */
-    uint32_t max_context; /* 0: the file's */
-    uint32_t reserved;
+    uint32_t model;                 /* the daemon's number, also in later messages */
+    uint32_t max_context;           /* 0: the file's */
+    uint32_t files;                 /* descriptors that come with it */
+    uint8_t kinds[ORDER_FILES_MAX]; /* of each file: enum source_kind of model/source.h */
     char name[64];
 };
 

@@ -23,7 +23,10 @@ static const char *model_state(const struct policy_instance_status *in,
 
 /* --- list ------------------------------------------------------------------------------------- */
 
-static void start_list_row(struct wire *w, const struct front *f, uint32_t model)
+/* status: of the model on the instance, NULL without one.  What it can take there is less than what
+ * the file allows where the instance's memory is small. */
+static void start_list_row(struct wire *w, const struct front *f, uint32_t model,
+                           const struct policy_model_status *status)
 {
     const struct config_model *m = &f->config->models[model];
     const struct front_model *fm = f->models ? &f->models[model] : NULL;
@@ -32,9 +35,13 @@ static void start_list_row(struct wire *w, const struct front *f, uint32_t model
     wire_put(w, "model", m->name);
     wire_put(w, "path", m->path);
     if (fm) {
+        uint32_t context = fm->context;
+        if (m->max_context && m->max_context < context)
+            context = m->max_context;
+        if (status && status->known && status->ok)
+            context = status->max_context;
         wire_put_u64(w, "bytes", fm->bytes);
-        wire_put_u64(w, "context",
-                     m->max_context && m->max_context < fm->context ? m->max_context : fm->context);
+        wire_put_u64(w, "context", context);
     }
 }
 
@@ -46,7 +53,7 @@ static void list_alone(struct conn *conn, uint32_t model)
     const char *text = fm ? fm->text : "";
     struct wire w;
 
-    start_list_row(&w, f, model);
+    start_list_row(&w, f, model, NULL);
     wire_put(&w, "instance", "");
     wire_put(&w, "tier", "disk");
     wire_put(&w, "state", fm && !fm->tokenizer ? "unusable" : "no-instance");
@@ -63,7 +70,7 @@ static void list_on(struct conn *conn, const struct policy_snapshot *s, uint32_t
     const char *text = fm ? fm->text : "";
     struct wire w;
 
-    start_list_row(&w, f, model);
+    start_list_row(&w, f, model, m);
     wire_put(&w, "instance", f->config->instances[in->index].name);
     wire_put(&w, "tier", m->resident ? "memory" : "disk");
     wire_put(&w, "state", fm && !fm->tokenizer ? "unusable" : model_state(in, m, model));

@@ -16,9 +16,10 @@
 
 struct packet {
     struct packet *next;
-    int fd;
+    uint32_t fd_count;
+    int *fds; /* behind the bytes */
     size_t len;
-    char bytes[];
+    _Alignas(int) char bytes[];
 };
 
 struct engine_link {
@@ -55,47 +56,60 @@ static void break_errno(struct engine_link *link, const char *what)
 /* --- sending ---------------------------------------------------------------------------------- */
 
 /* 1: sent, 0: the socket is full, -1: the channel is broken. */
-static int send_now(struct engine_link *link, const void *msg, size_t len, int pass_fd)
+static int send_now(struct engine_link *link, const void *msg, size_t len, const int *fds,
+                    uint32_t count)
 {
     union {
         struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(ORDER_FILES_MAX * sizeof(int))];
     } control;
     struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = len};
     struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n;
 
-    if (pass_fd >= 0) {
+    if (count > 0) {
         memset(&control, 0, sizeof control);
         mh.msg_control = &control;
-        mh.msg_controllen = sizeof control;
+        mh.msg_controllen = CMSG_SPACE(count * sizeof(int));
         control.head.cmsg_level = SOL_SOCKET;
         control.head.cmsg_type = SCM_RIGHTS;
-        control.head.cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(&control.head), &pass_fd, sizeof pass_fd);
+        control.head.cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
     }
     do
         n = sendmsg(link->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     if (n >= 0)
         return 1;
-    if (errno == EAGAIN || errno == ENOBUFS)
+    if (errno == EAGAIN || errno == ENOBUFS || errno == ETOOMANYREFS) /* the last: descriptors that
+                                                                         it has not taken yet */
         return 0;
     break_errno(link, "orders cannot be sent");
     return -1;
 }
 
-static void enqueue(struct engine_link *link, const void *msg, size_t len, int pass_fd)
+static void close_all(const int *fds, uint32_t count)
 {
+    for (uint32_t i = 0; i < count; i++)
+        close(fds[i]);
+}
+
+static void enqueue(struct engine_link *link, const void *msg, size_t len, const int *fds,
+                    uint32_t count)
+{
+    size_t at = (len + sizeof(int) - 1) / sizeof(int) * sizeof(int); /* of the descriptors */
     struct packet *p;
 
     if (link->queued + len > ENGINE_LINK_QUEUE_MAX) {
         engine_link_break(link, "it does not read its orders");
-    } else if ((p = malloc(sizeof *p + len)) == NULL) {
+    } else if ((p = malloc(sizeof *p + at + count * sizeof(int))) == NULL) {
         engine_link_break(link, "out of memory for its orders");
     } else {
         p->next = NULL;
-        p->fd = pass_fd;
+        p->fd_count = count;
+        p->fds = (int *)(void *)(p->bytes + at);
+        if (count > 0)
+            memcpy(p->fds, fds, count * sizeof(int));
         p->len = len;
         memcpy(p->bytes, msg, len);
         *link->tail = p;
@@ -104,22 +118,21 @@ static void enqueue(struct engine_link *link, const void *msg, size_t len, int p
         event_add(link->writable, NULL);
         return;
     }
-    if (pass_fd >= 0)
-        close(pass_fd);
+    close_all(fds, count);
 }
 
-void engine_link_send(struct engine_link *link, const void *msg, size_t len, int pass_fd)
+void engine_link_send_files(struct engine_link *link, const void *msg, size_t len, const int *fds,
+                            uint32_t count)
 {
-    if (!link->broken && link->head == NULL && send_now(link, msg, len, pass_fd) == 0) {
-        enqueue(link, msg, len, pass_fd);
-        return;
-    }
-    if (!link->broken && link->head != NULL) {
-        enqueue(link, msg, len, pass_fd);
-        return;
-    }
-    if (pass_fd >= 0)
-        close(pass_fd);
+    if (!link->broken && (link->head != NULL || send_now(link, msg, len, fds, count) == 0))
+        enqueue(link, msg, len, fds, count);
+    else
+        close_all(fds, count);
+}
+
+void engine_link_send(struct engine_link *link, const void *msg, size_t len)
+{
+    engine_link_send_files(link, msg, len, NULL, 0);
 }
 
 static void drop_head(struct engine_link *link)
@@ -130,8 +143,7 @@ static void drop_head(struct engine_link *link)
     if (link->head == NULL)
         link->tail = &link->head;
     link->queued -= p->len;
-    if (p->fd >= 0)
-        close(p->fd);
+    close_all(p->fds, p->fd_count);
     free(p);
 }
 
@@ -143,7 +155,9 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     while (link->head != NULL && !link->broken && sent == 1) {
-        sent = send_now(link, link->head->bytes, link->head->len, link->head->fd);
+        const struct packet *p = link->head;
+
+        sent = send_now(link, p->bytes, p->len, p->fds, p->fd_count);
         if (sent == 1)
             drop_head(link);
     }

@@ -10,6 +10,7 @@
 
 #include <event2/event.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/error.h"
 
@@ -32,8 +33,12 @@ struct engine_link *engine_link_create(struct event_base *base, int fd,
                                        const struct engine_link_calls *calls, void *arg,
                                        struct error *err);
 void engine_link_destroy(struct engine_link *link); /* closes fd */
-/* Send a datagram; pass_fd (or -1) goes with it and is closed here when it is sent or dropped. */
-void engine_link_send(struct engine_link *link, const void *msg, size_t len, int pass_fd);
+/* Send a datagram. */
+void engine_link_send(struct engine_link *link, const void *msg, size_t len);
+/* The same with descriptors, at most ORDER_FILES_MAX, which are closed here when it is sent or
+ * dropped. */
+void engine_link_send_files(struct engine_link *link, const void *msg, size_t len, const int *fds,
+                            uint32_t count);
 /* Bytes that wait in the queue. */
 size_t engine_link_queued(const struct engine_link *link);
 /* Give the engine up: `closed` comes from the loop with this text. */

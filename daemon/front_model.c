@@ -1,20 +1,21 @@
-/* front_model.c - what the front needs of a model's file: tokenizer, chat template, context */
+/* front_model.c - what the front needs of a model's files: tokenizer, chat template, context */
 #include <stdio.h>
 #include <string.h>
 
 #include "daemon/front.h"
 #include "model/arch.h"
 
-static void open_template(struct front_model *m, const struct gguf *g)
+static void open_template(struct front_model *m, const struct source *s)
 {
-    struct gguf_string source;
     struct error err = {0};
-    int found = gguf_get_string(g, "tokenizer.chat_template", &source, &err);
+    const char *text;
+    size_t len;
+    int found = source_template(s, &text, &len, &err);
 
     if (found == 0)
-        m->template = template_create(source.data, source.len, &err);
+        m->template = template_create(text, len, &err);
     if (found > 0)
-        snprintf(m->text, sizeof m->text, "its file has no chat template");
+        snprintf(m->text, sizeof m->text, "it has no chat template");
     else if (!m->template)
         snprintf(m->text, sizeof m->text, "its chat template: %.480s", err.text);
 }
@@ -26,18 +27,18 @@ void front_model_open(struct front_model *m, const struct config_model *config)
 
     memset(m, 0, sizeof *m);
     m->fd = -1;
-    struct gguf *g = gguf_open(config->path, &err);
-    if (!g || arch_read(&a, g, &err) || !(m->tokenizer = tokenizer_create(g, &err))) {
+    struct source *s = source_open(config->path, &err);
+    if (!s || arch_read(&a, s, &err) || !(m->tokenizer = tokenizer_create(s, &err))) {
         snprintf(m->text, sizeof m->text, "%s", err.text);
-        gguf_close(g);
+        source_close(s);
         return;
     }
     m->context = a.context;
     if (config->max_context && config->max_context < m->context)
         m->context = config->max_context;
-    m->bytes = gguf_file_bytes(g);
-    open_template(m, g);
-    gguf_close(g);
+    m->bytes = source_weight_bytes(s);
+    open_template(m, s);
+    source_close(s);
 }
 
 void front_model_close(struct front_model *m)

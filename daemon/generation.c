@@ -426,6 +426,8 @@ static int prepare(struct generation *g, const char *id, struct openai_request *
         return openai_fail(e, 500, "server_error", NULL, "no random seed");
     snprintf(g->id, sizeof g->id, "%s", id);
     g->request = *request;
+    /* A completion goes on from its prompt's text: a space at its start is one. */
+    g->detokenizer.started = g->request.kind == OPENAI_COMPLETION;
     memset(request, 0, sizeof *request);
     return 0;
 }

@@ -58,8 +58,9 @@ uint64_t leases_left(const struct grant *g);
  * Can a request for this model (config index) run now?  1: submit it.  0: hold it and ask again,
  * every 100 ms or so, until grant->wait_deadline_us has passed (this function then returns -1). -1:
  * refuse it: UNSUPPORTED, the model can never run here (503); UNAVAILABLE, no instance is up and
- * the step gave no --model-wait (503); EXHAUSTED, --model-wait has run out (429).  The text has the
- * reason.
+ * the step gave no --model-wait (503); EXHAUSTED, --model-wait has run out (429); DENIED, the
+ * account may not use it (403).  A model with AllowAccounts= is held until the account is known,
+ * for 10 s. The text has the reason.
  */
 int leases_ready(struct leases *l, const struct grant *g, uint32_t model, struct error *err);
 /* A request begins and ends: keeps the grant's memory alive in between. */

@@ -10,7 +10,9 @@
 #include "common/log.h"
 #include "daemon/lease_set.h"
 
-#define WHY_MAX 480 /* a reason; what is put around it fits into ERROR_TEXT_MAX with it */
+/* How long after a grant its requests to restricted models wait for the job's account. */
+#define IDENTIFY_MAX_US 10000000
+#define WHY_MAX         480 /* a reason; what is put around it fits into ERROR_TEXT_MAX with it */
 
 /* --- names to numbers ------------------------------------------------------------------------- */
 
@@ -109,11 +111,32 @@ static enum readiness model_ready(const struct leases *l, const struct policy_sn
     return best;
 }
 
+/* As leases_ready, of the account alone: a restricted model waits until the controller has told it.
+ */
+static int account_ready(const struct leases *l, const struct grant *g, uint32_t model,
+                         struct error *err)
+{
+    const struct config_model *m = &l->f->config->models[model];
+
+    if (g->lease->identified || !m->allow_accounts)
+        return leases_allowed(l, g->lease, model, err) < 0 ? -1 : 1;
+    if (clock_wall_us() - g->row.created_us < IDENTIFY_MAX_US)
+        return 0;
+    return error_set(
+        err, STATUS_UNAVAILABLE,
+        "model \"%s\" is for some accounts (AllowAccounts=), and Slurm's controller has "
+        "not told this job's yet: try again later",
+        m->name);
+}
+
 int leases_ready(struct leases *l, const struct grant *g, uint32_t model, struct error *err)
 {
     struct policy_snapshot s;
     char why[WHY_MAX];
+    int account = account_ready(l, g, model, err);
 
+    if (account <= 0)
+        return account;
     if (policy_snapshot(l->f->policy, &s, err) < 0)
         return -1;
     enum readiness r = model_ready(l, &s, model, why, sizeof(why));

@@ -21,12 +21,14 @@ daemon_libpolicy_a_SOURCES = \
 
 check_PROGRAMS += \
     tests/tools/fake_engine \
+    tests/unit/engine_link_test \
     tests/unit/mailbox_test \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
     tests/unit/writer_test
 TESTS += \
+    tests/unit/engine_link_test \
     tests/unit/mailbox_test \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
@@ -35,11 +37,14 @@ TESTS += \
 
 tests_tools_fake_engine_SOURCES = tests/tools/fake_engine.c tests/tools/fake_engine.h
 tests_tools_fake_engine_LDADD = common/libcommon.a
+tests_unit_engine_link_test_SOURCES = tests/unit/engine_link_test.c
+tests_unit_engine_link_test_LDADD = \
+    daemon/libpolicy.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
 tests_unit_mailbox_test_SOURCES = tests/unit/mailbox_test.c
 tests_unit_mailbox_test_LDADD = daemon/libpolicy.a common/libcommon.a $(CMOCKA_LIBS) -lpthread
 POLICY_TEST_LIBS = \
-    daemon/libpolicy.a sched/libsched.a common/libcommon.a \
-    $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
+    daemon/libpolicy.a sched/libsched.a model/libmodel.a common/libcommon.a \
+    $(CMOCKA_LIBS) $(EVENT_LIBS) $(JANSSON_LIBS) -lm -lpthread
 POLICY_BENCH = \
     tests/tools/fake_engine.h \
     tests/unit/policy_bench.c \

@@ -69,7 +69,7 @@ static void order_model(struct instance *in, uint32_t kind, uint32_t model)
 {
     struct order_ref order = {.kind = kind, .model = model};
 
-    engine_link_send(in->link, &order, sizeof order, -1);
+    engine_link_send(in->link, &order, sizeof order);
 }
 
 static void refuse_load(struct policy *p, uint32_t model, uint64_t tag)

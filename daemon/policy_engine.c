@@ -1,8 +1,6 @@
 /*
  * policy_engine.c - life of an engine: start, models, death, back-off
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,6 +8,9 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "daemon/policy_state.h"
+#include "model/source.h"
+
+_Static_assert(SOURCE_FILES_MAX == ORDER_FILES_MAX, "all of a model's files go with one order");
 
 #define REAP_US    10000
 #define WATCHES_IN 4 /* looks at an engine in limits.silence_us */
@@ -75,7 +76,7 @@ static void send_hello(struct instance *in)
     };
 
     snprintf(hello.instance, sizeof hello.instance, "%s", in->config->name);
-    engine_link_send(in->link, &hello, sizeof hello, -1);
+    engine_link_send(in->link, &hello, sizeof hello);
 }
 
 void engine_start(struct instance *in)
@@ -133,22 +134,29 @@ static void refuse_model(struct instance *in, uint32_t model, enum status status
              in->policy->config->models[model].name, text);
 }
 
-/* The engine opens no path: it gets the file's descriptor. */
+/* The engine opens no path: it gets the files' descriptors, those that it reads. */
 static void send_model(struct instance *in, uint32_t model)
 {
     const struct config_model *config = &in->policy->config->models[model];
     struct order_model order = {
         .kind = ORDER_MODEL, .model = model, .max_context = config->max_context};
-    int fd = open(config->path, O_RDONLY | O_CLOEXEC);
     char text[ORDER_TEXT_MAX];
+    int fds[SOURCE_FILES_MAX];
+    struct source_files files;
+    struct error err;
 
-    if (fd < 0) {
-        snprintf(text, sizeof text, "%s (Path=): %s", config->path, strerror(errno));
+    if (source_files_open(config->path, &files, &err) != 0) {
+        snprintf(text, sizeof text, "Path=: %.*s", (int)sizeof text - 16, err.text);
         refuse_model(in, model, STATUS_UNAVAILABLE, text);
         return;
     }
+    source_files_for_engine(&files);
+    for (; order.files < files.count; order.files++) {
+        order.kinds[order.files] = (uint8_t)files.files[order.files].kind;
+        fds[order.files] = files.files[order.files].fd;
+    }
     snprintf(order.name, sizeof order.name, "%s", config->name);
-    engine_link_send(in->link, &order, sizeof order, fd);
+    engine_link_send_files(in->link, &order, sizeof order, fds, order.files);
 }
 
 void engine_ready(struct instance *in, const struct event_ready *ev)

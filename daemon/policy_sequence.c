@@ -241,7 +241,7 @@ static void send_tokens(struct instance *in, const struct sequence *s)
         msg.order = (struct order_tokens){
             .kind = ORDER_SEQ_TOKENS, .count = n, .seq = s->request->seq, .offset = at};
         memcpy(msg.bytes + head, s->request->tokens + at, n * sizeof(uint32_t));
-        engine_link_send(in->link, &msg, head + n * sizeof(uint32_t), -1);
+        engine_link_send(in->link, &msg, head + n * sizeof(uint32_t));
     }
 }
 
@@ -278,7 +278,7 @@ static void open_sequence(struct policy *p, struct instance *in, struct sequence
         .sampling = s->request->sampling,
     };
 
-    engine_link_send(in->link, &order, sizeof order, -1);
+    engine_link_send(in->link, &order, sizeof order);
     send_tokens(in, s);
     set_state(p, s, SEQUENCE_OPEN);
 }
@@ -397,7 +397,7 @@ void sequence_order_close(struct policy *p, const struct sequence *s)
 
     if (s->state != SEQUENCE_OPEN || in->link == NULL)
         return;
-    engine_link_send(in->link, &order, sizeof order, -1);
+    engine_link_send(in->link, &order, sizeof order);
     in->settled_turn = p->turns + 1;
 }
 

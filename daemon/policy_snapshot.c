@@ -49,8 +49,14 @@ void snapshot_publish(struct policy *p)
 
         *to = in->status;
         snprintf(to->state, sizeof to->state, "%s", state_word(in));
-        for (uint32_t m = 0; m < p->model_count; m++)
-            p->snapshot.model[(size_t)i * p->model_count + m] = in->models[m].status;
+        for (uint32_t m = 0; m < p->model_count; m++) {
+            struct policy_model_status *shown = &p->snapshot.model[(size_t)i * p->model_count + m];
+
+            *shown = in->models[m].status;
+            /* The engine tells at turn ends; pages of sequences that ended since are free again. */
+            if (shown->running == 0)
+                shown->kv_pages_used = 0;
+        }
     }
     pthread_mutex_unlock(&p->snapshot_lock);
 }

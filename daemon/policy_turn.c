@@ -39,7 +39,7 @@ void turn_feed(struct instance *in)
 
         if (in->turn_count == 0)
             in->heard_us = now; /* the silence of an idle engine does not count */
-        engine_link_send(in->link, &order, sizeof order, -1);
+        engine_link_send(in->link, &order, sizeof order);
         in->turns[in->turn_count++] = (struct held_turn){order.turn, order.model};
         show_running(in);
     }

@@ -33,19 +33,37 @@ static int out_of_memory(struct openai_error *e)
     return openai_fail(e, 500, "server_error", NULL, "out of memory");
 }
 
+/* A variable that the request did not set.  Takes value, which may be NULL. */
+static int set_absent(json_t *v, const char *key, json_t *value)
+{
+    if (json_object_get(v, key)) {
+        json_decref(value);
+        return 0;
+    }
+    return json_object_set_new(v, key, value);
+}
+
+/* What transformers passes: messages, tools and documents (none where there are none),
+ * add_generation_prompt, chat_template_kwargs, and the special tokens that the tokenizer has. */
 static json_t *template_variables(const struct target *t, const struct openai_request *r)
 {
+    const struct tokenizer *tokenizer = t->fm->tokenizer;
+    const struct {
+        const char *key;
+        int64_t token;
+    } special[] = {{"bos_token", tokenizer_bos(tokenizer)},
+                   {"eos_token", tokenizer_eos(tokenizer)},
+                   {"unk_token", tokenizer_unk(tokenizer)},
+                   {"pad_token", tokenizer_pad(tokenizer)}};
     json_t *v = r->template_variables ? json_copy(r->template_variables) : json_object();
-    int64_t bos = tokenizer_bos(t->fm->tokenizer), eos = tokenizer_eos(t->fm->tokenizer);
     int failed = !v || json_object_set(v, "messages", r->messages) ||
-                 json_object_set_new(v, "add_generation_prompt", json_true());
+                 json_object_set_new(v, "add_generation_prompt", json_true()) ||
+                 set_absent(v, "tools", json_null()) || set_absent(v, "documents", json_null());
 
-    if (!failed && bos >= 0)
-        failed = json_object_set_new(v, "bos_token",
-                                     json_string(tokenizer_text(t->fm->tokenizer, (uint32_t)bos)));
-    if (!failed && eos >= 0)
-        failed = json_object_set_new(v, "eos_token",
-                                     json_string(tokenizer_text(t->fm->tokenizer, (uint32_t)eos)));
+    for (size_t i = 0; !failed && i < sizeof special / sizeof special[0]; i++)
+        if (special[i].token >= 0)
+            failed = set_absent(v, special[i].key,
+                                json_string(tokenizer_text(tokenizer, (uint32_t)special[i].token)));
     if (!failed)
         return v;
     json_decref(v);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,12 +23,14 @@
 static _Noreturn void child(const char *program, int fd)
 {
     char *const argv[] = {(char *)(uintptr_t)program, NULL};
-    struct sigaction dfl = {.sa_handler = SIG_DFL};
+    const unsigned long dfl[8] = {0}; /* the kernel's struct sigaction: SIG_DFL and no flags */
     sigset_t none;
     int null;
 
+    /* The system call, since sigaction() refuses the C library's own signals, and whoever started
+     * us may have had them ignored.  SIGKILL and SIGSTOP refuse. */
     for (int sig = 1; sig < NSIG; sig++)
-        (void)sigaction(sig, &dfl, NULL); /* SIGKILL, SIGSTOP and the C library's own refuse */
+        (void)syscall(SYS_rt_sigaction, sig, dfl, NULL, (size_t)(NSIG / 8));
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)

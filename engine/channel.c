@@ -8,8 +8,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define CHANNEL_FDS_MAX 8
-
 static int check_length(const char *what, size_t len, size_t want, struct error *err)
 {
     if (len != want)
@@ -75,11 +73,9 @@ int channel_check(const void *data, size_t len, struct error *err)
     }
 }
 
-/* Keep the first descriptor that came, close the others. */
-static int take_fds(struct msghdr *m)
+/* Collect the descriptors that came. */
+static void take_fds(struct msghdr *m, struct channel_files *files)
 {
-    int kept = -1;
-
     for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
@@ -87,23 +83,44 @@ static int take_fds(struct msghdr *m)
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-            if (kept < 0)
-                kept = fd;
+            if (files->count < ORDER_FILES_MAX)
+                files->fds[files->count++] = fd;
             else
                 close(fd);
         }
     }
-    return kept;
 }
 
-enum channel_result channel_receive(struct channel *ch, int wait, int *fd, struct error *err)
+void channel_files_close(struct channel_files *files)
 {
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(CHANNEL_FDS_MAX * sizeof(int))];
+    for (uint32_t i = 0; i < files->count; i++)
+        close(files->fds[i]);
+    files->count = 0;
+}
+
+/* A datagram is there: is it a whole order? */
+static int check_received(const struct channel *ch, const struct msghdr *m, size_t len,
+                          struct error *err)
+{
+    if ((m->msg_flags & MSG_TRUNC) != 0)
+        return error_set(err, STATUS_CORRUPT, "order of more than %u bytes", ORDER_BYTES_MAX);
+    if ((m->msg_flags & MSG_CTRUNC) != 0)
+        return error_set(err, STATUS_CORRUPT,
+                         "not all of an order's files came: at most %u may, and the engine must be "
+                         "allowed to open them (LimitNOFILE=)",
+                         ORDER_FILES_MAX);
+    return channel_check(ch->buffer, len, err);
+}
+
+enum channel_result channel_receive(struct channel *ch, int wait, struct channel_files *files,
+                                    struct error *err)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(ORDER_FILES_MAX * sizeof(int))];
     struct iovec iov = {.iov_base = ch->buffer, .iov_len = sizeof(ch->buffer)};
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n;
 
-    *fd = -1;
+    files->count = 0;
     do {
         m.msg_control = control;
         m.msg_controllen = sizeof(control);
@@ -116,26 +133,11 @@ enum channel_result channel_receive(struct channel *ch, int wait, int *fd, struc
     } while (n < 0 && errno == EINTR);
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK ? CHANNEL_NONE : CHANNEL_CLOSED;
-    *fd = take_fds(&m);
-    if (n == 0)
-        goto closed; /* no order is empty */
-    if ((m.msg_flags & MSG_TRUNC) != 0) {
-        error_set(err, STATUS_CORRUPT, "order of more than %u bytes", ORDER_BYTES_MAX);
-        goto refused;
-    }
-    if (channel_check(ch->buffer, (size_t)n, err) != 0)
-        goto refused;
-    return CHANNEL_MESSAGE;
-refused:
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-    return CHANNEL_REFUSED;
-closed:
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-    return CHANNEL_CLOSED;
+    take_fds(&m, files);
+    if (n > 0 && check_received(ch, &m, (size_t)n, err) == 0)
+        return CHANNEL_MESSAGE;
+    channel_files_close(files);
+    return n == 0 ? CHANNEL_CLOSED : CHANNEL_REFUSED; /* no order is empty */
 }
 
 int channel_send(struct channel *ch, const void *event, size_t len)

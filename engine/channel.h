@@ -24,11 +24,19 @@ enum channel_result {
     CHANNEL_CLOSED,  /* end of file, or the socket is broken */
 };
 
+/* What came with an order. */
+struct channel_files {
+    uint32_t count;
+    int fds[ORDER_FILES_MAX];
+};
+void channel_files_close(struct channel_files *files);
+
 /*
- * Take one order.  wait: block until one comes.  *fd is -1 or a descriptor that came with it: the
- * caller closes it.  The buffer holds until the next call.
+ * Take one order.  wait: block until one comes.  *files has the descriptors that came with it: the
+ * caller closes them.  The buffer holds until the next call.
  */
-enum channel_result channel_receive(struct channel *ch, int wait, int *fd, struct error *err);
+enum channel_result channel_receive(struct channel *ch, int wait, struct channel_files *files,
+                                    struct error *err);
 
 /* Send one event, waiting for room.  -1: the daemon is gone. */
 int channel_send(struct channel *ch, const void *event, size_t len);

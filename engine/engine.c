@@ -48,7 +48,7 @@ static void send_residency(void *context, const struct model *m, int resident, u
 /* Everything that a model needs besides its weights, so that no switch allocates. */
 static int fit_model(struct engine *e, const struct model *m, struct error *err)
 {
-    uint64_t handles = m->handle_count + pages_handles(m->kv.page_bytes, 1);
+    uint64_t handles = m->handle_count + model_kv_handles(m, 1, 1);
 
     if (handles > arena_handles(e->arena))
         return error_set(err, STATUS_EXHAUSTED,
@@ -63,8 +63,8 @@ static int fit_model(struct engine *e, const struct model *m, struct error *err)
     return 0;
 }
 
-static struct model *add_model(struct engine *e, const struct order_model *o, int fd,
-                               struct error *err)
+static struct model *add_model(struct engine *e, const struct order_model *o,
+                               const struct channel_files *files, struct error *err)
 {
     struct residency *r = &e->residency;
     struct model *m;
@@ -78,11 +78,16 @@ static struct model *add_model(struct engine *e, const struct order_model *o, in
                   RESIDENCY_MODELS_MAX);
         return NULL;
     }
-    if (fd < 0) {
-        error_set(err, STATUS_INVALID, "model %s came without its file", o->name);
+    if (files->count == 0) {
+        error_set(err, STATUS_INVALID, "model %s came without its files", o->name);
         return NULL;
     }
-    m = model_open(fd, o, ARENA_WEIGHTS + r->count, err);
+    if (files->count != o->files) {
+        error_set(err, STATUS_INVALID, "model %s came with %" PRIu32 " files instead of %" PRIu32,
+                  o->name, files->count, o->files);
+        return NULL;
+    }
+    m = model_open(files, o, ARENA_WEIGHTS + r->count, err);
     if (m == NULL)
         return NULL;
     if (fit_model(e, m, err) != 0) {
@@ -99,17 +104,19 @@ static uint32_t longest_context(const struct engine *e, const struct model *m)
     uint64_t pages = ((uint64_t)m->max_context + m->kv.page_tokens - 1) / m->kv.page_tokens;
 
     while (pages > 1 &&
-           m->handle_count + pages_handles(m->kv.page_bytes, pages) > arena_handles(e->arena))
+           m->handle_count + model_kv_handles(m, pages * m->kv.page_tokens, STEP_ROWS_MAX) >
+               arena_handles(e->arena))
         pages--;
     pages *= m->kv.page_tokens;
     return pages < m->max_context ? (uint32_t)pages : m->max_context;
 }
 
-static void order_model(struct engine *e, const struct order_model *o, int fd)
+static void order_model(struct engine *e, const struct order_model *o,
+                        const struct channel_files *files)
 {
     struct event_model event = {.kind = EVENT_MODEL, .model = o->model};
     struct error err = {0};
-    const struct model *m = add_model(e, o, fd, &err);
+    const struct model *m = add_model(e, o, files, &err);
 
     if (m == NULL) {
         snprintf(event.text, sizeof(event.text), "%.*s", (int)sizeof(event.text) - 1, err.text);
@@ -190,7 +197,7 @@ static void order_tokens(struct engine *e, const struct order_tokens *o)
         engine_fault(e, s, err.text);
 }
 
-int engine_order(struct engine *e, const void *order, int fd)
+int engine_order(struct engine *e, const void *order, const struct channel_files *files)
 {
     uint32_t kind;
     struct sequence *s;
@@ -201,7 +208,7 @@ int engine_order(struct engine *e, const void *order, int fd)
         log_warn("a second hello was ignored");
         break;
     case ORDER_MODEL:
-        order_model(e, order, fd);
+        order_model(e, order, files);
         break;
     case ORDER_LOAD:
         order_load(e, order);
@@ -308,12 +315,12 @@ void engine_destroy(struct engine *e)
 /* Take what has come; sleep first if there is no turn to run.  1: the end. */
 static int take_orders(struct engine *e)
 {
+    struct channel_files files;
     struct error err = {0};
-    int fd;
 
     for (int wait = e->turn_count == 0;; wait = e->turn_count == 0) {
         int quit = 0;
-        switch (channel_receive(&e->channel, wait, &fd, &err)) {
+        switch (channel_receive(&e->channel, wait, &files, &err)) {
         case CHANNEL_NONE:
             return 0;
         case CHANNEL_CLOSED:
@@ -322,9 +329,8 @@ static int take_orders(struct engine *e)
             log_error("instance %s: refused from the daemon: %s", e->instance, err.text);
             break;
         case CHANNEL_MESSAGE:
-            quit = engine_order(e, e->channel.buffer, fd);
-            if (fd >= 0)
-                close(fd);
+            quit = engine_order(e, e->channel.buffer, &files);
+            channel_files_close(&files);
             break;
         }
         if (quit || e->gone)
@@ -335,9 +341,9 @@ static int take_orders(struct engine *e)
 int engine_serve(int fd, struct error *err)
 {
     struct channel *ch = calloc(1, sizeof(*ch));
+    struct channel_files with;
     struct order_hello hello;
     struct engine *e;
-    int with = -1;
 
     if (ch == NULL)
         return error_set(err, STATUS_NOMEM, "no memory for the channel");
@@ -345,8 +351,7 @@ int engine_serve(int fd, struct error *err)
     enum channel_result got = channel_receive(ch, 1, &with, err);
     memcpy(&hello, ch->buffer, sizeof(hello));
     free(ch);
-    if (with >= 0)
-        close(with);
+    channel_files_close(&with);
     if (got == CHANNEL_CLOSED)
         return 0;
     if (got != CHANNEL_MESSAGE)

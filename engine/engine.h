@@ -42,9 +42,9 @@ struct engine {
 struct engine *engine_create(int fd, const struct order_hello *hello, struct error *err);
 void engine_destroy(struct engine *e);
 
-/* Take one checked order, with the descriptor that came with it (-1: none; not kept).  What cannot
+/* Take one checked order, with the descriptors that came with it (not kept).  What cannot
  * be done is answered by an event, or logged where there is none.  1: it was ORDER_QUIT. */
-int engine_order(struct engine *e, const void *order, int fd);
+int engine_order(struct engine *e, const void *order, const struct channel_files *files);
 
 /* Send an event; notes when the daemon is gone. */
 void engine_send(struct engine *e, const void *event, size_t len);

@@ -14,10 +14,11 @@
 /* The tokens of one step and where their keys and values go. */
 struct forward_input {
     uint32_t rows;
-    const uint32_t *tokens;      /* [rows] */
-    const struct attn_row *seqs; /* runs of rows, in order, covering all of them */
+    const uint32_t *tokens;            /* [rows] */
+    const struct attn_row *seqs;       /* runs of rows, in order, covering all of them */
+    const struct attn_row *local_seqs; /* the same with their pages of the model's kv_local */
     uint32_t seq_count;
-    void *const *pages;        /* the table that seqs[].table points into */
+    void *const *pages;        /* the table that all .table point into */
     const uint32_t *head_rows; /* rows whose logits are wanted, ascending */
     uint32_t head_count;
 };
@@ -25,7 +26,7 @@ struct forward_input {
 /* Activations, float32, one row a token; shared by all models. */
 struct workspace {
     uint32_t heads_max; /* rows of logits */
-    uint64_t room[8];   /* bytes of each buffer below */
+    uint64_t room[12];  /* bytes of each buffer below */
     float *x;           /* [STEP_ROWS_MAX][width]: the residual stream */
     float *norm;        /* [STEP_ROWS_MAX][width] */
     float *qkv;         /* [STEP_ROWS_MAX][q + k + v] */
@@ -34,6 +35,11 @@ struct workspace {
     float *gate_up;     /* [STEP_ROWS_MAX][2 * ffn] */
     float *act;         /* [STEP_ROWS_MAX][ffn] */
     float *logits;      /* [heads_max][vocabulary] */
+    /* Of models with experts; gate_up and act then have a row for each chosen expert of a token. */
+    float *route;       /* [STEP_ROWS_MAX][experts] */
+    float *route_share; /* [STEP_ROWS_MAX][experts_used] */
+    float *expert_out;  /* [STEP_ROWS_MAX][experts_used][width] */
+    uint32_t *route_id; /* [STEP_ROWS_MAX][experts_used] */
 };
 
 /* Make room for a model's steps of STEP_ROWS_MAX rows, heads_max of which yield a token. */

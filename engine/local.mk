@@ -22,14 +22,16 @@ engine_libengine_a_SOURCES = \
     engine/turn.c \
     engine/turn.h \
     engine/weights.c \
-    engine/weights.h
+    engine/weights.h \
+    engine/weights_copy.h \
+    engine/weights_load.c
 
 ENGINE_LIBS = \
     engine/libengine.a \
     model/libmodel.a \
     kernels/libkernels.a \
     common/libcommon.a \
-    $(HWLOC_LIBS) \
+    $(HWLOC_LIBS) $(JANSSON_LIBS) \
     -lm -lpthread
 
 libexec_PROGRAMS += modelpool-engine
@@ -52,19 +54,31 @@ tests_tools_tiny_gguf_SOURCES = \
 
 check_PROGRAMS += \
     tests/unit/engine_channel_test \
+    tests/unit/engine_checkpoint_test \
     tests/unit/engine_golden_test \
     tests/unit/engine_test \
-    tests/unit/engine_turn_test
+    tests/unit/engine_turn_test \
+    tests/unit/families_test
 TESTS += \
     tests/unit/engine_channel_test \
+    tests/unit/engine_checkpoint_test \
     tests/unit/engine_golden_test \
     tests/unit/engine_test \
-    tests/unit/engine_turn_test
+    tests/unit/engine_turn_test \
+    tests/unit/families_test
+EXTRA_DIST += tests/golden/families
 tests_unit_engine_channel_test_SOURCES = \
     tests/unit/engine_channel_test.c \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_engine_channel_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_checkpoint_test_SOURCES = \
+    tests/unit/checkpoint_folder.c \
+    tests/unit/checkpoint_folder.h \
+    tests/unit/engine_checkpoint_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_engine_checkpoint_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_golden_test_SOURCES = \
     tests/unit/engine_golden_test.c \
     tests/unit/engine_rig.c \
@@ -84,3 +98,8 @@ tests_unit_engine_turn_test_SOURCES = \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_engine_turn_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_families_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/families_test.c
+tests_unit_families_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)

@@ -47,6 +47,22 @@ static int check_open(const struct sequence_list *l, const struct model *m,
     return 0;
 }
 
+/* Room for the pages of `limit` tokens. */
+static int open_pages(struct page_list *p, const struct kv_layout *kv, uint32_t limit)
+{
+    p->pages = calloc((limit + kv->page_tokens - 1) / kv->page_tokens, sizeof(*p->pages));
+    return p->pages == NULL ? -1 : 0;
+}
+
+/* Give back those of the first `count` that are still there. */
+static void give_pages(struct sequence_list *l, struct page_list *p, uint32_t count)
+{
+    for (; p->gone < count; p->gone++) {
+        pages_give(l->pool, p->pages[p->gone]);
+        p->pages[p->gone] = NULL;
+    }
+}
+
 struct sequence *sequence_open(struct sequence_list *l, struct model *m,
                                const struct order_seq *order, struct error *err)
 {
@@ -66,8 +82,8 @@ struct sequence *sequence_open(struct sequence_list *l, struct model *m,
     limit = (uint64_t)s->prompt + order->max_tokens;
     s->limit = limit < m->max_context ? (uint32_t)limit : m->max_context;
     s->tokens = malloc(s->limit * sizeof(*s->tokens));
-    s->pages = calloc((s->limit + m->kv.page_tokens - 1) / m->kv.page_tokens, sizeof(*s->pages));
-    if (s->tokens == NULL || s->pages == NULL)
+    if (s->tokens == NULL || open_pages(&s->caches[0], &m->kv, s->limit) != 0 ||
+        open_pages(&s->caches[1], &m->kv_local, s->limit) != 0)
         goto nomem;
     TAILQ_INSERT_TAIL(&l->queue, s, link);
     l->count++;
@@ -76,7 +92,8 @@ nomem:
     error_set(err, STATUS_NOMEM, "no memory for a sequence of %" PRIu32 " tokens", order->tokens);
     if (s != NULL) {
         free(s->tokens);
-        free(s->pages);
+        for (int i = 0; i < 2; i++)
+            free(s->caches[i].pages);
         free(s);
     }
     return NULL;
@@ -102,12 +119,13 @@ int sequence_append(struct sequence *s, const struct order_tokens *order, struct
 
 void sequence_close(struct sequence_list *l, struct sequence *s)
 {
-    for (uint32_t i = 0; i < s->page_count; i++)
-        pages_give(l->pool, s->pages[i]);
+    for (int i = 0; i < 2; i++) {
+        give_pages(l, &s->caches[i], s->caches[i].count);
+        free(s->caches[i].pages);
+    }
     TAILQ_REMOVE(&l->queue, s, link);
     l->count--;
     free(s->tokens);
-    free(s->pages);
     free(s);
 }
 
@@ -126,15 +144,31 @@ int sequence_any_ready(const struct sequence_list *l, const struct model *m)
     return 0;
 }
 
-int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens)
+/* Pages of one kind for the first `tokens` positions, of which a token sees the last `window`. */
+static int reserve(struct sequence_list *l, struct page_list *p, const struct kv_layout *kv,
+                   uint32_t window, uint32_t computed, uint32_t tokens)
 {
-    uint32_t want = (tokens + s->model->kv.page_tokens - 1) / s->model->kv.page_tokens;
+    uint32_t want = (tokens + kv->page_tokens - 1) / kv->page_tokens;
 
-    while (s->page_count < want) {
-        void *page = pages_take(l->pool, s->model->kv.page_bytes);
+    if (kv->layers == 0)
+        return 0;
+    if (window != 0 && computed >= window)
+        give_pages(l, p, (computed + 1 - window) / kv->page_tokens);
+    while (p->count < want) {
+        void *page = pages_take(l->pool, kv->page_bytes);
         if (page == NULL)
             return -1;
-        s->pages[s->page_count++] = page;
+        p->pages[p->count++] = page;
     }
+    return 0;
+}
+
+int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens)
+{
+    const struct model *m = s->model;
+
+    if (reserve(l, &s->caches[0], &m->kv, m->window, s->computed, tokens) != 0 ||
+        reserve(l, &s->caches[1], &m->kv_local, m->window_local, s->computed, tokens) != 0)
+        return -1;
     return 0;
 }

@@ -29,8 +29,12 @@ struct sequence {
     uint32_t limit;     /* of tokens: FINISH_LENGTH there */
     uint32_t computed;  /* positions whose KV is there */
     uint32_t prefilled; /* prompt tokens computed since the last event */
-    void **pages;       /* room for limit tokens */
-    uint32_t page_count;
+    /* Of model.kv and of kv_local: room for limit tokens, pages there have been, how many of those
+     * (the first ones, now NULL) were given back. */
+    struct page_list {
+        void **pages;
+        uint32_t count, gone;
+    } caches[2];
 };
 
 TAILQ_HEAD(sequence_queue, sequence);
@@ -60,7 +64,8 @@ void sequence_close(struct sequence_list *l, struct sequence *s);
 int sequence_ready(const struct sequence *s);
 /* Some sequence of the model has all its tokens. */
 int sequence_any_ready(const struct sequence_list *l, const struct model *m);
-/* Pages for positions 0..tokens-1.  -1 if the pool is out of room; what was taken stays with it. */
+/* Pages for positions 0..tokens-1, but for those that no token from position `computed` on sees:
+ * they are given back.  -1 if the pool is out of room; what was taken stays with it. */
 int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens);
 
 #endif

@@ -8,7 +8,7 @@
 int step_fit(struct step *st, const struct model *m, uint32_t max_batch, struct error *err)
 {
     uint64_t pages = ((uint64_t)m->max_context + m->kv.page_tokens - 1) / m->kv.page_tokens;
-    uint64_t room = pages * max_batch;
+    uint64_t room = pages * max_batch * (m->kv_local.layers != 0 ? 2 : 1);
     void **table;
 
     if (room <= st->table_room)
@@ -37,16 +37,28 @@ static int reserve(struct sequence_list *seqs, struct sequence *s, uint32_t toke
     return 0;
 }
 
+/* One kind of pages of the first `pages` of a sequence, behind the tables so far. */
+static uint32_t add_table(struct step *st, const struct page_list *p, uint32_t pages,
+                          uint64_t *table)
+{
+    uint64_t at = *table;
+
+    memcpy(st->table + at, p->pages, pages * sizeof(*p->pages));
+    *table += pages;
+    return (uint32_t)at;
+}
+
 /* Rows of one sequence: its next n tokens. */
 static void add_run(struct step *st, struct sequence *s, uint32_t n, uint64_t *table)
 {
-    struct attn_row *run = &st->runs[st->run_count];
+    struct attn_row *run = &st->runs[st->run_count], *local = &st->local_runs[st->run_count];
     uint32_t pages = (s->computed + n + s->model->kv.page_tokens - 1) / s->model->kv.page_tokens;
 
-    *run = (struct attn_row){
-        .first_row = st->rows, .count = n, .first_pos = s->computed, .table = (uint32_t)*table};
-    memcpy(st->table + *table, s->pages, pages * sizeof(*s->pages));
-    *table += pages;
+    *run = (struct attn_row){.first_row = st->rows, .count = n, .first_pos = s->computed};
+    *local = *run;
+    run->table = add_table(st, &s->caches[0], pages, table);
+    if (s->model->kv_local.layers != 0)
+        local->table = add_table(st, &s->caches[1], pages, table);
     memcpy(st->tokens + st->rows, s->tokens + s->computed, n * sizeof(*s->tokens));
     st->members[st->run_count++] = s;
     if (s->computed < s->prompt) {
@@ -111,6 +123,7 @@ void step_run(struct step *st, struct device *d, struct workspace *w)
     struct forward_input in = {.rows = st->rows,
                                .tokens = st->tokens,
                                .seqs = st->runs,
+                               .local_seqs = st->local_runs,
                                .seq_count = st->run_count,
                                .pages = st->table,
                                .head_rows = st->head_rows,

@@ -17,6 +17,7 @@ struct step {
     uint32_t tokens[STEP_ROWS_MAX];
     struct sequence *members[STEP_ROWS_MAX]; /* of each run of rows */
     struct attn_row runs[STEP_ROWS_MAX];
+    struct attn_row local_runs[STEP_ROWS_MAX]; /* the same with the tables of kv_local */
     uint32_t run_count;
     uint32_t head_rows[STEP_ROWS_MAX];
     struct sequence *head_members[STEP_ROWS_MAX]; /* who gets the token of each head row */

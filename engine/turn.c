@@ -137,8 +137,7 @@ static void run_step(struct engine *e, struct turn *t)
 int turn_ever_fits(const struct engine *e, const struct model *m, uint32_t tokens, char *text,
                    size_t room)
 {
-    uint64_t pages = ((uint64_t)tokens + m->kv.page_tokens - 1) / m->kv.page_tokens;
-    uint64_t handles = pages_handles(m->kv.page_bytes, pages) + m->handle_count;
+    uint64_t handles = model_kv_handles(m, tokens, STEP_ROWS_MAX) + m->handle_count;
 
     if (handles <= arena_handles(e->arena))
         return 1;

@@ -1,43 +1,47 @@
-/* weights.c - a model's layout, load and unload */
+/* weights.c - a model's layout in its range */
 #include "engine/weights.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define TENSOR_ALIGN 64u
-#define COPY_NAME    64
+#include "engine/pages.h"
+#include "engine/weights_copy.h"
 
-struct tensor_copy {
-    char name[COPY_NAME]; /* for messages */
-    uint64_t from;        /* in the file */
-    uint64_t to;          /* in the range */
-    uint64_t bytes;
-};
+#define TENSOR_ALIGN 64u
 
 /* The layout while it grows. */
 struct layout {
     struct model *m;
-    const struct gguf *g;
+    const struct source *source;
     uint64_t cursor;
     uint32_t room;
     struct error *err;
 };
 
-static int layout_grow(struct layout *l)
+static struct tensor_copy *layout_copy(struct layout *l, const struct source_tensor *t)
 {
-    if (l->m->copy_count < l->room)
-        return 0;
-    uint32_t room = l->room == 0 ? 64 : l->room * 2;
-    struct tensor_copy *copies = realloc(l->m->copies, room * sizeof(*copies));
-    if (copies == NULL)
-        return error_set(l->err, STATUS_NOMEM, "no memory for the tensor list");
-    l->m->copies = copies;
-    l->room = room;
-    return 0;
+    if (l->m->copy_count == l->room) {
+        uint32_t room = l->room == 0 ? 64 : l->room * 2;
+        struct tensor_copy *copies = realloc(l->m->copies, room * sizeof(*copies));
+        if (copies == NULL) {
+            error_set(l->err, STATUS_NOMEM, "no memory for the tensor list");
+            return NULL;
+        }
+        l->m->copies = copies;
+        l->room = room;
+    }
+    struct tensor_copy *c = &l->m->copies[l->m->copy_count++];
+    memset(c, 0, sizeof(*c));
+    snprintf(c->name, sizeof(c->name), "%.*s", COPY_NAME - 1, t->name);
+    c->file = t->file;
+    c->type = t->type;
+    c->from = t->offset;
+    c->to = l->cursor;
+    return c;
 }
 
 static void layout_align(struct layout *l)
@@ -45,65 +49,108 @@ static void layout_align(struct layout *l)
     l->cursor = (l->cursor + TENSOR_ALIGN - 1) / TENSOR_ALIGN * TENSOR_ALIGN;
 }
 
-/*
- * Give a tensor the place at the cursor.  Until the range exists, weight->data holds the offset;
- * model_rebase() makes pointers of them.  A role that the model lacks leaves *w zero.
- */
-static int layout_place(struct layout *l, enum role role, uint32_t layer, struct weight *w)
+/* Rows of a matrix, or a vector's elements, that the reference names must be the tensor's. */
+static int check_ref(const struct layout *l, const struct arch_ref *ref)
 {
-    const struct gguf_tensor *t = arch_tensor(&l->m->arch, l->g, role, layer);
-    uint64_t rows, bytes;
+    const struct source_tensor *t = ref->tensor;
+    uint64_t units = t->dims == 1 ? t->shape[0] : t->shape[1] * t->shape[2] * t->shape[3];
 
-    memset(w, 0, sizeof(*w));
-    if (t == NULL)
-        return 0;
-    rows = t->shape[1] * t->shape[2] * t->shape[3];
-    bytes = dtype_row_bytes(t->type, t->shape[0]);
-    if (bytes == 0 || rows == 0 || rows > UINT32_MAX || t->shape[0] > ENGINE_COLS_MAX ||
-        bytes > UINT64_MAX / rows)
-        return error_set(l->err, STATUS_UNSUPPORTED,
-                         "tensor %.*s: no kernel for %" PRIu64 " rows of %" PRIu64
-                         " elements of type %" PRIu32 " (at most %u elements a row)",
-                         (int)t->name.len, t->name.data, rows, t->shape[0], t->type,
-                         ENGINE_COLS_MAX);
-    bytes *= rows;
-    if (bytes != t->bytes || l->cursor > UINT64_MAX / 2 - bytes)
-        return error_set(l->err, STATUS_CORRUPT,
-                         "tensor %.*s: %" PRIu64 " bytes instead of %" PRIu64, (int)t->name.len,
-                         t->name.data, t->bytes, bytes);
-    if (layout_grow(l) != 0)
+    if (ref->count == 0 || ref->first > units || ref->count > units - ref->first)
+        return error_set(l->err, STATUS_INTERNAL,
+                         "tensor %s: %" PRIu64 " rows from %" PRIu64 " on, and it has %" PRIu64,
+                         t->name, ref->count, ref->first, units);
+    return 0;
+}
+
+/* Give a matrix the place at the cursor. */
+static int place_ref(struct layout *l, const struct arch_ref *r, struct weight *w)
+{
+    const struct arch_ref ref = *r;
+    const struct source_tensor *t = ref.tensor;
+    uint64_t row_bytes, bytes;
+
+    if (check_ref(l, &ref) != 0)
         return -1;
-    struct tensor_copy *c = &l->m->copies[l->m->copy_count++];
-    size_t len = t->name.len < COPY_NAME - 1 ? (size_t)t->name.len : COPY_NAME - 1;
-    memcpy(c->name, t->name.data, len);
-    c->name[len] = '\0';
-    c->from = t->offset;
-    c->to = l->cursor;
+    row_bytes = dtype_row_bytes(t->type, t->shape[0]);
+    if (t->dims == 1 || row_bytes == 0 || ref.count > UINT32_MAX || t->shape[0] > ENGINE_COLS_MAX)
+        return error_set(l->err, STATUS_UNSUPPORTED,
+                         "tensor %s: no kernel for %" PRIu64 " rows of %" PRIu64
+                         " elements of type %" PRIu32 " (at most %u elements a row)",
+                         t->name, ref.count, t->shape[0], t->type, ENGINE_COLS_MAX);
+    bytes = row_bytes * ref.count; /* of less than 2^32 rows, each of at most 2^18 bytes */
+    if (t->bytes % row_bytes != 0 || t->bytes / row_bytes < ref.first + ref.count ||
+        l->cursor > UINT64_MAX / 2 - bytes)
+        return error_set(l->err, STATUS_CORRUPT, "tensor %s: %" PRIu64 " bytes, rows of %" PRIu64,
+                         t->name, t->bytes, row_bytes);
+    struct tensor_copy *c = layout_copy(l, t);
+    if (c == NULL)
+        return -1;
+    c->from += ref.first * row_bytes;
     c->bytes = bytes;
     *w = (struct weight){.data = (void *)(uintptr_t)l->cursor,
                          .dtype = (enum dtype)t->type,
-                         .rows = (uint32_t)rows,
+                         .rows = (uint32_t)ref.count,
                          .cols = (uint32_t)t->shape[0]};
     l->cursor += bytes;
     return 0;
 }
 
-/* A vector of float32, such as a norm; kernels take no other type there. */
-static int layout_vector(struct layout *l, enum role role, uint32_t layer, const float **out)
+/*
+ * The same by its role.  Until the range exists, weight->data holds the offset; model_rebase()
+ * makes pointers of them.  A role that the model lacks leaves *w zero.
+ */
+static int layout_place(struct layout *l, enum role role, uint32_t layer, struct weight *w)
 {
-    struct weight w;
+    struct arch_ref ref;
+
+    memset(w, 0, sizeof(*w));
+    if (!arch_tensor(&l->m->arch, l->source, role, layer, &ref))
+        return 0;
+    return place_ref(l, &ref, w);
+}
+
+/* A vector of float32, such as a norm: kernels take no other type there, so F16 and BF16 are
+ * converted at load.  Placed at the cursor; *len 0: the model has none. */
+static int place_vector(struct layout *l, enum role role, uint32_t layer, float add, uint64_t *len)
+{
+    struct arch_ref ref;
+
+    *len = 0;
+    if (!arch_tensor(&l->m->arch, l->source, role, layer, &ref))
+        return 0;
+    const struct source_tensor *t = ref.tensor;
+    if (check_ref(l, &ref) != 0)
+        return -1;
+    uint64_t element = t->type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+    if ((t->type != DTYPE_F32 && t->type != DTYPE_F16 && t->type != DTYPE_BF16) || t->dims != 1 ||
+        t->shape[0] > ENGINE_COLS_MAX)
+        return error_set(l->err, STATUS_UNSUPPORTED,
+                         "tensor %s: stored as %s, only vectors of F32, F16 and BF16 are supported "
+                         "there",
+                         t->name, dtype_name(t->type));
+    if (t->bytes != t->shape[0] * element)
+        return error_set(l->err, STATUS_CORRUPT, "tensor %s: %" PRIu64 " bytes", t->name, t->bytes);
+    struct tensor_copy *c = layout_copy(l, t);
+    if (c == NULL)
+        return -1;
+    c->from += ref.first * element;
+    c->bytes = ref.count * sizeof(float);
+    c->add = add;
+    c->convert = t->type != DTYPE_F32 || add != 0;
+    l->cursor += c->bytes;
+    *len = ref.count;
+    return 0;
+}
+
+static int layout_norm(struct layout *l, enum role role, uint32_t layer, const float **out)
+{
+    uint64_t at, len;
 
     layout_align(l);
-    *out = NULL;
-    if (layout_place(l, role, layer, &w) != 0)
+    at = l->cursor;
+    if (place_vector(l, role, layer, l->m->arch.norm_offset, &len) != 0)
         return -1;
-    if (w.rows == 0)
-        return 0;
-    if (w.dtype != DTYPE_F32)
-        return error_set(l->err, STATUS_UNSUPPORTED,
-                         "tensor %s: stored as %s, only F32 is supported there",
-                         l->m->copies[l->m->copy_count - 1].name, dtype_name(w.dtype));
-    *out = w.data;
+    *out = len == 0 ? NULL : (const float *)(uintptr_t)at;
     return 0;
 }
 
@@ -130,21 +177,60 @@ static struct weight weight_join(const struct weight *parts, uint32_t count)
 static int layout_bias(struct layout *l, uint32_t layer, const float **out)
 {
     static const enum role roles[3] = {ROLE_Q_BIAS, ROLE_K_BIAS, ROLE_V_BIAS};
-    struct weight w;
+    uint64_t at, len;
 
     *out = NULL;
     if (!l->m->arch.qkv_bias)
         return 0;
     layout_align(l);
-    *out = (const float *)(uintptr_t)l->cursor;
+    at = l->cursor;
     for (int i = 0; i < 3; i++) {
-        if (layout_place(l, roles[i], layer, &w) != 0)
+        if (place_vector(l, roles[i], layer, 0, &len) != 0)
             return -1;
-        if (w.rows != 1 || w.dtype != DTYPE_F32)
+        if (len == 0)
             return error_set(l->err, STATUS_UNSUPPORTED,
-                             "layer %" PRIu32 ": its attention biases must be three F32 vectors",
+                             "layer %" PRIu32 ": its attention biases must be three vectors",
                              layer);
     }
+    *out = (const float *)(uintptr_t)at;
+    return 0;
+}
+
+/* All experts' matrices of up to two roles behind each other; *w is the first expert's. */
+static int layout_experts(struct layout *l, uint32_t layer, const enum role *roles, uint32_t count,
+                          struct weight *w)
+{
+    layout_align(l);
+    for (uint32_t e = 0; e < l->m->arch.experts; e++) {
+        struct weight parts[2];
+        for (uint32_t i = 0; i < count; i++) {
+            struct arch_ref ref;
+            if (!arch_expert(&l->m->arch, l->source, roles[i], layer, e, &ref))
+                return error_set(l->err, STATUS_CORRUPT,
+                                 "layer %" PRIu32 ": expert %" PRIu32 " lacks a matrix", layer, e);
+            if (place_ref(l, &ref, &parts[i]) != 0)
+                return -1;
+        }
+        struct weight joined = weight_join(parts, count);
+        if (joined.rows == 0 || (e > 0 && joined.dtype != w->dtype))
+            return error_set(l->err, STATUS_UNSUPPORTED,
+                             "layer %" PRIu32 ": its experts' matrices are stored as different "
+                             "types",
+                             layer);
+        if (e == 0)
+            *w = joined;
+    }
+    return 0;
+}
+
+static int layout_moe(struct layout *l, uint32_t i, struct layer_weights *w)
+{
+    static const enum role in[2] = {ROLE_EXPERT_GATE, ROLE_EXPERT_UP}, out[1] = {ROLE_EXPERT_DOWN};
+
+    if (layout_matrix(l, ROLE_ROUTER, i, &w->router) != 0 ||
+        layout_experts(l, i, in, 2, &w->expert_gate_up) != 0 ||
+        layout_experts(l, i, out, 1, &w->expert_down) != 0)
+        return -1;
     return 0;
 }
 
@@ -152,7 +238,7 @@ static int layout_layer(struct layout *l, uint32_t i, struct layer_weights *w)
 {
     struct weight qkv[3], gate_up[2];
 
-    if (layout_vector(l, ROLE_ATTN_NORM, i, &w->attn_norm) != 0)
+    if (layout_norm(l, ROLE_ATTN_NORM, i, &w->attn_norm) != 0)
         return -1;
     layout_align(l);
     if (layout_place(l, ROLE_Q, i, &qkv[0]) != 0 || layout_place(l, ROLE_K, i, &qkv[1]) != 0 ||
@@ -163,8 +249,14 @@ static int layout_layer(struct layout *l, uint32_t i, struct layer_weights *w)
     w->v = qkv[2];
     w->qkv = weight_join(qkv, 3);
     if (layout_bias(l, i, &w->qkv_bias) != 0 || layout_matrix(l, ROLE_O, i, &w->o) != 0 ||
-        layout_vector(l, ROLE_FFN_NORM, i, &w->ffn_norm) != 0)
+        layout_norm(l, ROLE_Q_NORM, i, &w->q_norm) != 0 ||
+        layout_norm(l, ROLE_K_NORM, i, &w->k_norm) != 0 ||
+        layout_norm(l, ROLE_ATTN_POST_NORM, i, &w->attn_post_norm) != 0 ||
+        layout_norm(l, ROLE_FFN_NORM, i, &w->ffn_norm) != 0 ||
+        layout_norm(l, ROLE_FFN_POST_NORM, i, &w->ffn_post_norm) != 0)
         return -1;
+    if (l->m->arch.layer[i].moe)
+        return layout_moe(l, i, w);
     layout_align(l);
     if (layout_place(l, ROLE_GATE, i, &gate_up[0]) != 0 ||
         layout_place(l, ROLE_UP, i, &gate_up[1]) != 0)
@@ -175,17 +267,16 @@ static int layout_layer(struct layout *l, uint32_t i, struct layer_weights *w)
     return layout_matrix(l, ROLE_DOWN, i, &w->down);
 }
 
-static int model_layout(struct model *m, const struct gguf *g, struct error *err)
+static int model_layout(struct model *m, const struct source *source, struct error *err)
 {
-    struct layout l = {.m = m, .g = g, .err = err};
+    struct layout l = {.m = m, .source = source, .err = err};
 
     if (layout_matrix(&l, ROLE_EMBEDDING, 0, &m->embedding) != 0)
         return -1;
     for (uint32_t i = 0; i < m->arch.layers; i++)
         if (layout_layer(&l, i, &m->layers[i]) != 0)
             return -1;
-    if (layout_vector(&l, ROLE_FINAL_NORM, 0, &m->final_norm) != 0 ||
-        layout_vector(&l, ROLE_ROPE_FACTORS, 0, &m->rope.factors) != 0)
+    if (layout_norm(&l, ROLE_FINAL_NORM, 0, &m->final_norm) != 0)
         return -1;
     m->head = m->embedding;
     if (!m->arch.tied && layout_matrix(&l, ROLE_HEAD, 0, &m->head) != 0)
@@ -218,16 +309,62 @@ static void model_rebase(struct model *m)
     rebase_weight(m, &m->embedding);
     rebase_weight(m, &m->head);
     rebase_vector(m, &m->final_norm);
-    rebase_vector(m, &m->rope.factors);
     for (uint32_t i = 0; i < m->arch.layers; i++) {
         struct layer_weights *w = &m->layers[i];
-        struct weight *matrices[] = {&w->q,    &w->k,  &w->v,       &w->qkv, &w->o,
-                                     &w->gate, &w->up, &w->gate_up, &w->down};
+        struct weight *matrices[] = {&w->q,
+                                     &w->k,
+                                     &w->v,
+                                     &w->qkv,
+                                     &w->o,
+                                     &w->gate,
+                                     &w->up,
+                                     &w->gate_up,
+                                     &w->down,
+                                     &w->router,
+                                     &w->expert_gate_up,
+                                     &w->expert_down};
+        const float **norms[] = {&w->attn_norm, &w->q_norm,        &w->k_norm,  &w->attn_post_norm,
+                                 &w->ffn_norm,  &w->ffn_post_norm, &w->qkv_bias};
         for (size_t j = 0; j < sizeof(matrices) / sizeof(matrices[0]); j++)
             rebase_weight(m, matrices[j]);
-        rebase_vector(m, &w->attn_norm);
-        rebase_vector(m, &w->ffn_norm);
-        rebase_vector(m, &w->qkv_bias);
+        for (size_t j = 0; j < sizeof(norms) / sizeof(norms[0]); j++)
+            rebase_vector(m, norms[j]);
+    }
+}
+
+static struct kv_layout cache_layout(const struct arch *a, uint32_t layers)
+{
+    struct kv_layout kv = {.layers = layers,
+                           .kv_heads = a->kv_heads,
+                           .head_dim = a->head_dim,
+                           .page_tokens = ENGINE_PAGE_TOKENS};
+
+    kv.layer_bytes = (uint64_t)2 * a->kv_heads * ENGINE_PAGE_TOKENS * a->head_dim * sizeof(float);
+    kv.page_bytes = kv.layer_bytes * layers;
+    return kv;
+}
+
+/* Which layers share pages. */
+static void describe_caches(struct model *m)
+{
+    const struct arch *a = &m->arch;
+    uint32_t local = 0, window = 0;
+
+    for (uint32_t i = 0; i < a->layers; i++) {
+        local += a->layer[i].window != 0;
+        if (a->layer[i].window > window)
+            window = a->layer[i].window;
+    }
+    if (local == a->layers) {
+        m->window = window;
+        local = 0;
+    }
+    m->window_local = local != 0 ? window : 0;
+    m->kv = cache_layout(a, a->layers - local);
+    m->kv_local = cache_layout(a, local);
+    for (uint32_t i = 0, all = 0, some = 0; i < a->layers; i++) {
+        m->layers[i].cache_local = local != 0 && a->layer[i].window != 0;
+        m->layers[i].cache_layer = m->layers[i].cache_local ? some++ : all++;
     }
 }
 
@@ -240,59 +377,96 @@ static int model_describe(struct model *m, const struct order_model *order, stru
     m->max_context = a->context;
     if (order->max_context != 0 && order->max_context < m->max_context)
         m->max_context = order->max_context;
-    m->rope = (struct rope){
-        .theta = a->rope_theta, .dims = a->rope_dims, .interleaved = a->rope_interleaved};
-    m->kv = (struct kv_layout){.layers = a->layers,
-                               .kv_heads = a->kv_heads,
-                               .head_dim = a->head_dim,
-                               .page_tokens = ENGINE_PAGE_TOKENS};
-    m->kv.layer_bytes =
-        (uint64_t)2 * a->kv_heads * ENGINE_PAGE_TOKENS * a->head_dim * sizeof(float);
-    m->kv.page_bytes = m->kv.layer_bytes * a->layers;
+    for (int i = 0; i < 2; i++)
+        m->rope[i] = (struct rope){.theta = a->rope[i].theta,
+                                   .scale = a->rope[i].scale,
+                                   .dims = a->rope[i].dims,
+                                   .interleaved = a->rope_interleaved,
+                                   .factors = arch_rope_factors(&a->rope[i], m->max_context)};
     if ((uint64_t)a->heads * a->head_dim > ENGINE_COLS_MAX ||
-        (uint64_t)2 * a->ffn > ENGINE_COLS_MAX || a->width > ENGINE_COLS_MAX)
+        (uint64_t)2 * a->ffn > ENGINE_COLS_MAX || (uint64_t)2 * a->expert_ffn > ENGINE_COLS_MAX ||
+        a->width > ENGINE_COLS_MAX)
         return error_set(err, STATUS_UNSUPPORTED,
                          "an activation is wider than the %u elements that are supported",
                          ENGINE_COLS_MAX);
     return 0;
 }
 
-struct model *model_open(int fd, const struct order_model *order, uint32_t owner, struct error *err)
+/* The model's files, as the order calls them, into a source. */
+static struct source *open_source(const struct channel_files *files,
+                                  const struct order_model *order, struct error *err)
 {
-    struct gguf *g = NULL;
+    struct source_files *list = calloc(1, sizeof(*list));
+    struct source *source = NULL;
+
+    if (list == NULL) {
+        error_set(err, STATUS_NOMEM, "no memory for the files of model %s", order->name);
+        return NULL;
+    }
+    list->count = files->count;
+    for (uint32_t i = 0; i < files->count; i++) {
+        list->files[i].fd = files->fds[i];
+        list->files[i].kind = (enum source_kind)order->kinds[i];
+        if (list->files[i].kind == SOURCE_WEIGHTS)
+            snprintf(list->files[i].name, sizeof(list->files[i].name), "weights file %" PRIu32,
+                     i + 1);
+        else if (list->files[i].kind != SOURCE_GGUF)
+            snprintf(list->files[i].name, sizeof(list->files[i].name), "file %" PRIu32, i + 1);
+    }
+    source = source_open_files(list, order->name, err);
+    free(list);
+    return source;
+}
+
+/* Keep duplicates of the files that weights are read from. */
+static int keep_files(struct model *m, const struct channel_files *files, struct error *err)
+{
+    for (uint32_t i = 0; i < m->copy_count; i++) {
+        uint32_t file = m->copies[i].file;
+        if (m->fds[file] >= 0)
+            continue;
+        m->fds[file] = fcntl(files->fds[file], F_DUPFD_CLOEXEC, 3);
+        if (m->fds[file] < 0)
+            return error_errno(err, "cannot keep a file of model %s", m->name);
+    }
+    return 0;
+}
+
+struct model *model_open(const struct channel_files *files, const struct order_model *order,
+                         uint32_t owner, struct error *err)
+{
+    struct source *source = NULL;
     struct model *m = calloc(1, sizeof(*m));
 
     if (m == NULL)
         goto nomem;
-    m->fd = -1;
     m->owner = owner;
-    g = gguf_open_fd(fd, order->name, err);
-    if (g == NULL || arch_read(&m->arch, g, err) != 0 || model_describe(m, order, err) != 0)
+    m->fd_count = files->count;
+    for (uint32_t i = 0; i < files->count; i++)
+        m->fds[i] = -1;
+    source = open_source(files, order, err);
+    if (source == NULL || arch_read(&m->arch, source, err) != 0 ||
+        model_describe(m, order, err) != 0)
         goto fail;
     m->layers = calloc(m->arch.layers, sizeof(*m->layers));
     if (m->layers == NULL)
         goto nomem;
-    if (model_layout(m, g, err) != 0)
+    describe_caches(m);
+    if (model_layout(m, source, err) != 0)
         goto fail;
     m->handles = calloc(m->handle_count, sizeof(*m->handles));
     if (m->handles == NULL)
         goto nomem;
     m->range = arena_reserve(m->handle_count * ARENA_HANDLE_BYTES, err);
-    if (m->range == NULL)
+    if (m->range == NULL || keep_files(m, files, err) != 0)
         goto fail;
-    m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (m->fd < 0) {
-        error_errno(err, "cannot keep the file of model %s", order->name);
-        goto fail;
-    }
     model_rebase(m);
-    gguf_close(g);
+    source_close(source);
     return m;
 nomem:
     error_set(err, STATUS_NOMEM, "no memory for the tables of model %s", order->name);
 fail:
-    if (g != NULL)
-        gguf_close(g);
+    source_close(source);
     model_close(m);
     return NULL;
 }
@@ -303,8 +477,9 @@ void model_close(struct model *m)
         return;
     if (m->range != NULL)
         arena_release(m->range, m->handle_count * ARENA_HANDLE_BYTES);
-    if (m->fd >= 0)
-        close(m->fd);
+    for (uint32_t i = 0; i < m->fd_count; i++)
+        if (m->fds[i] >= 0)
+            close(m->fds[i]);
     free(m->handles);
     free(m->copies);
     free(m->layers);
@@ -313,57 +488,24 @@ void model_close(struct model *m)
 
 uint64_t model_kv_token_bytes(const struct model *m)
 {
-    return m->kv.page_bytes / m->kv.page_tokens;
+    return (m->kv.page_bytes + m->kv_local.page_bytes) / m->kv.page_tokens;
 }
 
-static int copy_tensor(const struct model *m, const struct tensor_copy *c, struct error *err)
+static uint64_t cache_handles(const struct kv_layout *kv, uint64_t window, uint64_t tokens,
+                              uint32_t step_rows)
 {
-    uint64_t done = 0;
+    /* Of what a window keeps, the first and the last page are seldom full. */
+    uint64_t kept = window + step_rows + 2 * (uint64_t)kv->page_tokens;
 
-    while (done < c->bytes) {
-        ssize_t n = pread(m->fd, m->range + c->to + done, c->bytes - done, (off_t)(c->from + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return error_errno(err, "model %s: cannot read tensor %s", m->name, c->name);
-        if (n == 0)
-            return error_set(
-                err, STATUS_CORRUPT,
-                "model %s: its file ends within tensor %s: it was changed or cut short "
-                "after it was opened",
-                m->name, c->name);
-        done += (uint64_t)n;
-    }
-    return 0;
+    if (kv->layers == 0)
+        return 0;
+    if (window != 0 && kept < tokens)
+        tokens = kept;
+    return pages_handles(kv->page_bytes, (tokens + kv->page_tokens - 1) / kv->page_tokens);
 }
 
-int model_load(struct model *m, struct arena *a, struct error *err)
+uint64_t model_kv_handles(const struct model *m, uint64_t tokens, uint32_t step_rows)
 {
-    if (arena_take(a, m->owner, m->handles, m->handle_count) != 0)
-        return error_set(err, STATUS_EXHAUSTED,
-                         "model %s needs %" PRIu32 " handles and %" PRIu32 " are free", m->name,
-                         m->handle_count, arena_held(a, ARENA_FREE));
-    if (arena_map(a, m->range, m->handles, m->handle_count, err) != 0)
-        goto give;
-    for (uint32_t i = 0; i < m->copy_count; i++)
-        if (copy_tensor(m, &m->copies[i], err) != 0)
-            goto unmap;
-    m->resident = 1;
-    return 0;
-unmap:
-    arena_unmap(m->range, m->handle_count);
-give:
-    for (uint32_t i = 0; i < m->handle_count; i++)
-        arena_give(a, m->owner, m->handles[i]);
-    return -1;
-}
-
-void model_unload(struct model *m, struct arena *a)
-{
-    if (!m->resident)
-        return;
-    arena_unmap(m->range, m->handle_count);
-    for (uint32_t i = 0; i < m->handle_count; i++)
-        arena_give(a, m->owner, m->handles[i]);
-    m->resident = 0;
+    return cache_handles(&m->kv, m->window, tokens, step_rows) +
+           cache_handles(&m->kv_local, m->window_local, tokens, step_rows);
 }

@@ -12,6 +12,7 @@
 
 #include "common/order.h"
 #include "engine/arena.h"
+#include "engine/channel.h"
 #include "kernels/kernels.h"
 #include "model/arch.h"
 
@@ -30,18 +31,31 @@ struct layer_weights {
     struct weight gate, up;
     struct weight gate_up; /* both as one; rows 0: their types differ */
     struct weight down;
+    /* Norms that not every family has, or NULL. */
+    const float *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
+    /* Of a layer with experts, in place of gate, up and down: the first expert's matrices, behind
+     * which the others' lie. */
+    struct weight router, expert_gate_up, expert_down;
+    /* Where its keys and values lie: layer cache_layer of model.kv, or of kv_local. */
+    uint32_t cache_layer;
+    int cache_local;
 };
 
-struct tensor_copy; /* where in the file, where in the range */
+struct tensor_copy; /* where in which file, where in the range */
 
 struct model {
     uint32_t id; /* the daemon's number */
     char name[64];
-    int fd;
+    int fds[ORDER_FILES_MAX]; /* of the files that weights are read from; -1: not needed */
+    uint32_t fd_count;
     struct arch arch;
     uint32_t max_context;
-    struct kv_layout kv;
-    struct rope rope;
+    /* Two kinds of pages: of the layers that see all positions (of all layers, where each has a
+     * window), and of those with a window beside others (layers 0: there are none). Of positions
+     * that no later token sees the pages are given back: window is how many one does, 0 all. */
+    struct kv_layout kv, kv_local;
+    uint32_t window, window_local;
+    struct rope rope[2]; /* arch.rope; their factors lie in arch */
 
     struct weight embedding, head;
     const float *final_norm;
@@ -60,16 +74,19 @@ struct model {
 };
 
 /*
- * Read the file behind fd (which stays the caller's; a duplicate is kept) as the order asks.
+ * Read the files (which stay the caller's; duplicates are kept) as the order asks.
  * owner: the model's number in the arena.  UNSUPPORTED or CORRUPT names the key or tensor.
  */
-struct model *model_open(int fd, const struct order_model *order, uint32_t owner,
-                         struct error *err);
+struct model *model_open(const struct channel_files *files, const struct order_model *order,
+                         uint32_t owner, struct error *err);
 /* The model must not be resident. */
 void model_close(struct model *m);
 
 /* Bytes of KV of one token. */
 uint64_t model_kv_token_bytes(const struct model *m);
+/* Handles that a sequence of so many tokens takes for its pages, when it is alone and a step has up
+ * to step_rows of its tokens. */
+uint64_t model_kv_handles(const struct model *m, uint64_t tokens, uint32_t step_rows);
 
 /* Take handles, map them and copy the weights in.  EXHAUSTED if too few handles are free; CORRUPT
  * or IO names the tensor that could not be read.  On failure nothing is held. */

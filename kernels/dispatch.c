@@ -74,10 +74,10 @@ void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uin
     d->ops->rmsnorm(d, out, x, w, rows, cols, eps);
 }
 
-void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
-                   uint32_t rows, uint32_t cols, float eps)
+void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
+                   const float *w, uint32_t rows, uint32_t cols, float eps)
 {
-    d->ops->add_rmsnorm(d, out, x, y, w, rows, cols, eps);
+    d->ops->add_rmsnorm(d, out, x, y, y_scale, w, rows, cols, eps);
 }
 
 void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
@@ -93,14 +93,38 @@ void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_
     d->ops->rope_kv(d, q, k, v, q_heads, rope, kv, layer, seqs, seq_count, pages);
 }
 
-void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads, float scale,
-                 const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
-                 uint32_t seq_count, void *const *pages)
+void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+                 const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
+                 const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
 {
-    d->ops->attention(d, out, q, q_heads, scale, kv, layer, seqs, seq_count, pages);
+    d->ops->attention(d, out, q, q_heads, attention, kv, layer, seqs, seq_count, pages);
 }
 
-void k_swiglu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols)
+void k_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+           enum activation activation)
 {
-    d->ops->swiglu(d, out, gate_up, rows, cols);
+    d->ops->glu(d, out, gate_up, rows, cols, activation);
+}
+
+void k_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale, float softcap)
+{
+    d->ops->scale(d, x, rows, cols, scale, softcap);
+}
+
+void k_route(struct device *d, uint32_t *expert_ids, float *expert_weights, const float *logits,
+             uint32_t rows, uint32_t experts, uint32_t top_k, int renormalize)
+{
+    d->ops->route(d, expert_ids, expert_weights, logits, rows, experts, top_k, renormalize);
+}
+
+void k_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+                     const uint32_t *expert_ids, uint32_t rows, uint32_t share)
+{
+    d->ops->matmul_expert(d, out, x, w, expert_ids, rows, share);
+}
+
+void k_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+               uint32_t rows, uint32_t top_k, uint32_t cols)
+{
+    d->ops->combine(d, out, y, expert_weights, rows, top_k, cols);
 }

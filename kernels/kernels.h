@@ -68,10 +68,20 @@ struct attn_row {
 
 struct rope {
     float theta;          /* base */
+    float scale;          /* multiplies cosine and sine: 1 */
     uint32_t dims;        /* rotated dims of a head, even */
     int interleaved;      /* 1: pairs (0,1)(2,3) as GGUF's llama stores; 0: halves (neox) */
-    const float *factors; /* dims/2 divisors of the frequencies, or NULL */
+    const float *factors; /* dims/2 divisors of the frequencies, or NULL: in host memory */
 };
+
+/* Scores of q and k: softcap > 0 ? softcap * tanh(scale * qk / softcap) : scale * qk. */
+struct attention {
+    float scale;     /* usually 1/sqrt(head_dim) */
+    float softcap;   /* 0: off */
+    uint32_t window; /* 0: all positions; else a token sees the last `window`, its own included */
+};
+
+enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
 
 struct device;
 
@@ -87,7 +97,7 @@ struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_
 /* A GPU by its number among those visible.  One stream; what the operations need is allocated here.
  * UNSUPPORTED: built without CUDA, or the GPU is older than compute capability 8.0; UNAVAILABLE: no
  * such GPU or no driver.  Its operations want rope->dims / 2 <= 512, head_dim a multiple of 4 and
- * at most 256, and at most rows_max rows. */
+ * at most 256, at most 2048 experts, and at most rows_max rows. */
 struct device *device_create_cuda(uint32_t gpu, uint32_t rows_max, uint32_t cols_max,
                                   struct error *err);
 void device_destroy(struct device *d);
@@ -119,9 +129,9 @@ void k_embed(struct device *d, float *out, const struct weight *table, const uin
 /* out = x / rms(x) * w, rms over cols with eps inside the root.  out may be x. */
 void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
                uint32_t cols, float eps);
-/* x += y, then out = rmsnorm(x). */
-void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
-                   uint32_t rows, uint32_t cols, float eps);
+/* x += y_scale * y, then out = rmsnorm(x).  w NULL: the sum alone, out is not touched. */
+void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
+                   const float *w, uint32_t rows, uint32_t cols, float eps);
 /* out[r][j] = sum_k W[j][k] x[r][k] + (bias ? bias[j] : 0), rows of x `rows`, of out W->rows.
  * W->cols is at most the device's cols_max. */
 void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
@@ -132,12 +142,29 @@ void k_matmul(struct device *d, float *out, const float *x, const struct weight 
 void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
                const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
                const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
-/* Causal grouped-query attention over the pages: out, q [rows][q_heads][head_dim]. scale is
- * usually 1/sqrt(head_dim). A token sees positions 0..its own. out is not q. */
-void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads, float scale,
-                 const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
-                 uint32_t seq_count, void *const *pages);
-/* out = silu(gate) * up, with gate_up [rows][2*cols]: gate first. */
-void k_swiglu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols);
+/* Causal grouped-query attention over the pages: out, q [rows][q_heads][head_dim].  A token sees
+ * positions 0..its own, or the last of them (attention.window): pages that hold none which a token
+ * of the step sees may be NULL, and are not read.  out is not q. */
+void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+                 const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
+                 const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
+/* out = activation(gate) * up, with gate_up [rows][2*cols]: gate first. */
+void k_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+           enum activation activation);
+/* In place: x = softcap > 0 ? softcap * tanh(x * scale / softcap) : x * scale. */
+void k_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale, float softcap);
+
+/* Mixtures of experts.  The top_k largest of each row's logits, largest first and of equals the
+ * first: ids [rows][top_k]; weights: their softmax over all experts, which renormalize makes sum
+ * to 1. */
+void k_route(struct device *d, uint32_t *expert_ids, float *expert_weights, const float *logits,
+             uint32_t rows, uint32_t experts, uint32_t top_k, int renormalize);
+/* k_matmul by chosen experts.  w is the first expert's matrix, behind which the others' lie, of the
+ * same shape and type; out[i] = W_e x[i / share] with e = expert_ids[i], i < rows. */
+void k_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+                     const uint32_t *expert_ids, uint32_t rows, uint32_t share);
+/* out[r] = sum over k, ascending, of expert_weights[r][k] * y[r][k], with y [rows][top_k][cols]. */
+void k_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+               uint32_t rows, uint32_t top_k, uint32_t cols);
 
 #endif

@@ -60,8 +60,8 @@ static void rotate(float *x, const struct rope *rope, uint32_t pos)
         float *a = rope->interleaved ? &x[2 * i] : &x[i];
         float *b = rope->interleaved ? &x[2 * i + 1] : &x[i + half];
         double x0 = *a, x1 = *b;
-        *a = (float)(x0 * cos(angle) - x1 * sin(angle));
-        *b = (float)(x0 * sin(angle) + x1 * cos(angle));
+        *a = (float)((x0 * cos(angle) - x1 * sin(angle)) * rope->scale);
+        *b = (float)((x0 * sin(angle) + x1 * cos(angle)) * rope->scale);
     }
 }
 
@@ -89,32 +89,36 @@ void ref_rope_kv(float *q, float *k, const float *v, uint32_t q_heads, const str
     }
 }
 
-static void attend(float *out, const float *q, uint32_t kv_head, uint32_t pos, float scale,
-                   const struct kv_layout *kv, uint32_t layer, const struct attn_row *seq,
-                   void *const *pages)
+static void attend(float *out, const float *q, uint32_t kv_head, uint32_t pos,
+                   const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
+                   const struct attn_row *seq, void *const *pages)
 {
-    double max = -INFINITY, sum = 0;
+    double max = -INFINITY, sum = 0, cap = attention->softcap;
     double *p = calloc((size_t)pos + 1, sizeof(*p));
+    uint32_t first =
+        attention->window && pos >= attention->window ? pos - attention->window + 1 : 0;
 
-    for (uint32_t t = 0; p && t <= pos; t++) {
+    for (uint32_t t = first; p && t <= pos; t++) {
         const float *key = cached(kv, layer, seq, pages, 0, kv_head, t);
         for (uint32_t i = 0; i < kv->head_dim; i++)
             p[t] += (double)q[i] * key[i];
-        p[t] *= scale;
+        p[t] *= attention->scale;
+        if (cap > 0)
+            p[t] = cap * tanh(p[t] / cap);
         max = fmax(max, p[t]);
     }
-    for (uint32_t t = 0; p && t <= pos; t++)
+    for (uint32_t t = first; p && t <= pos; t++)
         sum += p[t] = exp(p[t] - max);
     for (uint32_t i = 0; i < kv->head_dim; i++) {
         double value = p ? 0 : NAN;
-        for (uint32_t t = 0; p && t <= pos; t++)
+        for (uint32_t t = first; p && t <= pos; t++)
             value += p[t] / sum * cached(kv, layer, seq, pages, 1, kv_head, t)[i];
         out[i] = (float)value;
     }
     free(p);
 }
 
-void ref_attention(float *out, const float *q, uint32_t q_heads, float scale,
+void ref_attention(float *out, const float *q, uint32_t q_heads, const struct attention *attention,
                    const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
                    uint32_t seq_count, void *const *pages)
 {
@@ -124,20 +128,52 @@ void ref_attention(float *out, const float *q, uint32_t q_heads, float scale,
         for (uint32_t t = 0; t < seqs[s].count; t++) {
             for (uint32_t h = 0; h < q_heads; h++) {
                 size_t at = ((size_t)(seqs[s].first_row + t) * q_heads + h) * kv->head_dim;
-                attend(out + at, q + at, h / group, seqs[s].first_pos + t, scale, kv, layer,
+                attend(out + at, q + at, h / group, seqs[s].first_pos + t, attention, kv, layer,
                        &seqs[s], pages);
             }
         }
     }
 }
 
-void ref_swiglu(float *out, const float *gate_up, uint32_t rows, uint32_t cols)
+void ref_glu(float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+             enum activation activation)
 {
     for (size_t r = 0; r < rows; r++) {
         for (size_t i = 0; i < cols; i++) {
-            double gate = gate_up[r * 2 * cols + i];
+            double g = gate_up[r * 2 * cols + i];
             double up = gate_up[r * 2 * cols + cols + i];
-            out[r * cols + i] = (float)(gate / (1 + exp(-gate)) * up);
+            double z = sqrt(2 / M_PI) * (g + 0.044715 * g * g * g);
+            double a =
+                activation == ACTIVATION_GELU_TANH ? g / 2 * (1 + tanh(z)) : g / (1 + exp(-g));
+            out[r * cols + i] = (float)(a * up);
         }
+    }
+}
+
+void ref_scale(float *x, uint32_t rows, uint32_t cols, float scale, float softcap)
+{
+    for (size_t i = 0; i < (size_t)rows * cols; i++) {
+        double a = (double)x[i] * scale;
+        x[i] = (float)(softcap > 0 ? softcap * tanh(a / softcap) : a);
+    }
+}
+
+void ref_route(uint32_t *ids, float *weights, const float *logits, uint32_t rows, uint32_t experts,
+               uint32_t top_k, int renormalize)
+{
+    for (uint32_t r = 0; r < rows; r++, ids += top_k, weights += top_k, logits += experts) {
+        double all = 0, chosen = 0;
+        for (uint32_t e = 0; e < experts; e++) {
+            uint32_t rank = 0;
+            for (uint32_t o = 0; o < experts; o++)
+                rank += logits[o] > logits[e] || (o < e && !(logits[o] < logits[e]));
+            all += exp(logits[e]);
+            if (rank >= top_k)
+                continue;
+            ids[rank] = e;
+            chosen += exp(logits[e]);
+        }
+        for (uint32_t k = 0; k < top_k; k++)
+            weights[k] = (float)(exp(logits[ids[k]]) / (renormalize ? chosen : all));
     }
 }

@@ -18,9 +18,14 @@ void ref_matmul(float *out, const float *x, const struct weight *w, const float 
 void ref_rope_kv(float *q, float *k, const float *v, uint32_t q_heads, const struct rope *rope,
                  const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
                  uint32_t seq_count, void *const *pages);
-void ref_attention(float *out, const float *q, uint32_t q_heads, float scale,
+void ref_attention(float *out, const float *q, uint32_t q_heads, const struct attention *attention,
                    const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
                    uint32_t seq_count, void *const *pages);
-void ref_swiglu(float *out, const float *gate_up, uint32_t rows, uint32_t cols);
+void ref_glu(float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+             enum activation activation);
+void ref_scale(float *x, uint32_t rows, uint32_t cols, float scale, float softcap);
+/* Logits must be finite and small enough for exp. */
+void ref_route(uint32_t *ids, float *weights, const float *logits, uint32_t rows, uint32_t experts,
+               uint32_t top_k, int renormalize);
 
 #endif

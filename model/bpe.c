@@ -1,17 +1,22 @@
 #include "model/bpe.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/gguf_metadata.h"
+#include "model/utf8.h"
 
-#define PROBES_MAX 1024u
-#define MERGES_MAX (1u << 24)
-#define NONE       (-1)
+/* Longer pieces are merged from symbols, with the same result where merges lead there. */
+#define WHOLE_BYTES_MAX 1024u
+#define PROBES_MAX      1024u
+#define MERGES_MAX      (1u << 24)
+#define NONE            (-1)
 
 struct bpe_symbol {
-    uint32_t token; /* NO_TOKEN: merged into the one before */
+    uint32_t token;      /* NO_TOKEN: none has this text */
+    uint32_t begin, len; /* in the piece; of length 0 if merged into the one before */
     int32_t previous, next;
 };
 
@@ -41,83 +46,164 @@ static struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t r
     return NULL;
 }
 
-/* "left right" to their tokens and the token of both together. */
-static int parse_merge(struct bpe_pair *pair, const struct vocabulary *v,
-                       const struct gguf_string *text, char *joined)
+/* A merge's texts to their tokens and the token of both together. */
+static int find_merge(struct bpe_pair *pair, const struct vocabulary *v, const struct bpe_merge *m,
+                      char joined[UINT16_MAX + 1])
 {
-    const char *space = memchr(text->data, ' ', text->len);
-    size_t left, right;
-
-    if (!space || text->len > UINT16_MAX)
+    if (m->left_len == 0 || m->right_len == 0 || m->left_len > UINT16_MAX ||
+        m->right_len > UINT16_MAX - m->left_len)
         return -1;
-    left = (size_t)(space - text->data);
-    right = text->len - left - 1;
-    memcpy(joined, text->data, left);
-    memcpy(joined + left, space + 1, right);
-    pair->left = vocabulary_find(v, joined, left);
-    pair->right = vocabulary_find(v, space + 1, right);
-    pair->merged = vocabulary_find(v, joined, left + right);
-    if (left == 0 || right == 0 || pair->left == NO_TOKEN || pair->right == NO_TOKEN ||
-        pair->merged == NO_TOKEN)
-        return -1;
-    return 0;
+    memcpy(joined, m->left, m->left_len);
+    memcpy(joined + m->left_len, m->right, m->right_len);
+    pair->left = vocabulary_find(v, m->left, m->left_len);
+    pair->right = vocabulary_find(v, m->right, m->right_len);
+    pair->merged = vocabulary_find(v, joined, m->left_len + m->right_len);
+    return pair->left == NO_TOKEN || pair->right == NO_TOKEN || pair->merged == NO_TOKEN ? -1 : 0;
 }
 
-static int fill_pairs(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
-                      const struct gguf_string *texts, uint64_t count, struct error *err)
+static int refuse_merge(const char *name, uint64_t i, const struct bpe_merge *m, struct error *err)
 {
-    char joined[UINT16_MAX + 1], shown[GGUF_SHOWN_MAX];
+    const struct gguf_string left = {m->left, m->left_len}, right = {m->right, m->right_len};
+    char shown[2][GGUF_SHOWN_MAX];
 
+    return error_set(err, STATUS_CORRUPT,
+                     "%s: merge %" PRIu64 " (%s %s) is no pair of tokens that make a token", name,
+                     i, gguf_show(&left, shown[0]), gguf_show(&right, shown[1]));
+}
+
+int bpe_set_merges(struct bpe *b, const struct vocabulary *v, const char *name,
+                   const struct bpe_merge *merges, uint64_t count, struct error *err)
+{
+    char joined[UINT16_MAX + 1];
+    uint64_t slots = 16;
+
+    if (count > MERGES_MAX)
+        return error_set(err, STATUS_CORRUPT, "%s: %" PRIu64 " merges are too many", name, count);
+    while (slots < count * 2)
+        slots *= 2;
+    b->slots = malloc(slots * sizeof(*b->slots));
+    if (!b->slots)
+        return error_set(err, STATUS_NOMEM, "%s: no memory for its merges", name);
+    memset(b->slots, 0xff, slots * sizeof(*b->slots)); /* every rank UINT32_MAX */
+    b->mask = slots - 1;
     for (uint64_t i = 0; i < count; i++) {
         struct bpe_pair pair = {.rank = (uint32_t)i}, *slot;
 
-        if (parse_merge(&pair, v, &texts[i], joined))
-            return error_set(err, STATUS_CORRUPT,
-                             "%s: merge %" PRIu64 " (%s) is no pair of tokens that make a token",
-                             g->name, i, gguf_show(&texts[i], shown));
+        if (find_merge(&pair, v, &merges[i], joined))
+            return refuse_merge(name, i, &merges[i], err);
         slot = find_pair(b, pair.left, pair.right);
         if (!slot)
             return error_set(err, STATUS_CORRUPT, "%s: merge %" PRIu64 ": too many hash alike",
-                             g->name, i);
+                             name, i);
         *slot = pair; /* of a pair that is there twice the last rank holds, as in Hugging Face's */
     }
     return 0;
 }
 
-int bpe_read(struct bpe *b, const struct vocabulary *v, const struct gguf *g, struct error *err)
+int bpe_read_merges(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
+                    struct error *err)
 {
     struct gguf_string *texts = NULL;
-    uint64_t count = 0, slots = 16;
+    struct bpe_merge *merges = NULL;
+    uint64_t count = 0;
     int rv = -1, found;
 
-    memset(b, 0, sizeof(*b));
     found = gguf_get_strings(g, "tokenizer.ggml.merges", &texts, &count, err);
     if (found == 1)
         error_set(err, STATUS_CORRUPT, "%s: key tokenizer.ggml.merges is missing", g->name);
     if (found)
         goto out;
-    if (count > MERGES_MAX) {
-        error_set(err, STATUS_CORRUPT, "%s: %" PRIu64 " merges are too many", g->name, count);
-        goto out;
-    }
-    while (slots < count * 2)
-        slots *= 2;
-    b->slots = malloc(slots * sizeof(*b->slots));
-    if (!b->slots) {
+    merges = calloc(count ? count : 1, sizeof(*merges));
+    if (!merges) {
         error_set(err, STATUS_NOMEM, "%s: no memory for its merges", g->name);
         goto out;
     }
-    memset(b->slots, 0xff, slots * sizeof(*b->slots)); /* every rank UINT32_MAX */
-    b->mask = slots - 1;
-    rv = fill_pairs(b, v, g, texts, count, err);
+    for (uint64_t i = 0; i < count; i++) {
+        const char *space = memchr(texts[i].data, ' ', texts[i].len);
+        uint64_t left = space ? (uint64_t)(space - texts[i].data) : texts[i].len;
+
+        merges[i] = (struct bpe_merge){texts[i].data, texts[i].data + left, left, 0};
+        if (!space)
+            continue; /* an empty right half, which is refused */
+        merges[i].right = space + 1;
+        merges[i].right_len = texts[i].len - left - 1;
+    }
+    rv = bpe_set_merges(b, v, g->name, merges, count, err);
 out:
+    free(merges);
     free(texts);
+    return rv;
+}
+
+struct scored {
+    float score;
+    uint32_t token;
+};
+
+/* The best first. */
+static int compare_scores(const void *a, const void *b)
+{
+    float x = ((const struct scored *)a)->score, y = ((const struct scored *)b)->score;
+
+    return x > y ? -1 : x < y;
+}
+
+/* Equal scores are equal ranks: of those the leftmost pair merges first. */
+static void rank(struct bpe *b, const struct vocabulary *v, const struct scored *order)
+{
+    uint32_t now = 0;
+
+    for (uint32_t i = 0; i < v->count; i++) {
+        if (i > 0 && order[i].score < order[i - 1].score)
+            now = i;
+        b->ranks[order[i].token] =
+            v->tokens[order[i].token].type == TOKEN_NORMAL ? now : UINT32_MAX;
+    }
+}
+
+int bpe_read_scores(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
+                    struct error *err)
+{
+    struct scored *order = NULL;
+    float *scores = NULL;
+    uint64_t count = 0;
+    int rv = -1, found = gguf_get_f32s(g, "tokenizer.ggml.scores", &scores, &count, err);
+
+    if (found < 0)
+        return -1;
+    if (found == 1 || count != v->count) {
+        error_set(err, STATUS_CORRUPT,
+                  "%s: key tokenizer.ggml.scores has %" PRIu64 " elements for %" PRIu32 " tokens",
+                  g->name, count, v->count);
+        goto out;
+    }
+    order = calloc(count, sizeof(*order));
+    b->ranks = calloc(count, sizeof(*b->ranks));
+    if (!order || !b->ranks) {
+        error_set(err, STATUS_NOMEM, "%s: no memory for its scores", g->name);
+        goto out;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (isnan(scores[i])) {
+            error_set(err, STATUS_CORRUPT, "%s: the score of token %" PRIu32 " is no number",
+                      g->name, i);
+            goto out;
+        }
+        order[i] = (struct scored){scores[i], i};
+    }
+    qsort(order, count, sizeof(*order), compare_scores);
+    rank(b, v, order);
+    rv = 0;
+out:
+    free(order);
+    free(scores);
     return rv;
 }
 
 void bpe_free(struct bpe *b)
 {
     free(b->slots);
+    free(b->ranks);
 }
 
 /* The heap: keys of rank, then position, the least on top */
@@ -193,23 +279,43 @@ void bpe_work_free(struct bpe_work *w)
     free(w->heap);
 }
 
-/* The pair that begins at a symbol; NULL if there is no merge for it. */
-static const struct bpe_pair *pair_at(const struct bpe *b, const struct bpe_symbol *s, int32_t at)
+struct merger {
+    const struct bpe *b;
+    const struct vocabulary *v;
+    struct bpe_work *w;
+    const char *bytes;
+    size_t count; /* of the heap */
+    int32_t symbols;
+};
+
+/* The rank of the pair that begins at a symbol and the token that it makes; UINT32_MAX: none. */
+static uint32_t rank_at(const struct merger *m, int32_t at, uint32_t *merged)
 {
+    const struct bpe_symbol *s = &m->w->symbols[at], *next;
     const struct bpe_pair *p;
 
-    if (s[at].token == NO_TOKEN || s[at].next == NONE)
-        return NULL;
-    p = find_pair(b, s[at].token, s[s[at].next].token);
-    return p && p->rank != UINT32_MAX ? p : NULL;
+    if (s->len == 0 || s->next == NONE)
+        return UINT32_MAX;
+    next = &m->w->symbols[s->next];
+    if (m->b->ranks) {
+        if (s->len + next->len > m->v->text_max)
+            return UINT32_MAX;
+        *merged = vocabulary_find(m->v, m->bytes + s->begin, s->len + next->len);
+        return *merged == NO_TOKEN ? UINT32_MAX : m->b->ranks[*merged];
+    }
+    p = find_pair(m->b, s->token, next->token);
+    if (!p || p->rank == UINT32_MAX)
+        return UINT32_MAX;
+    *merged = p->merged;
+    return p->rank;
 }
 
-static void offer(const struct bpe *b, struct bpe_work *w, size_t *count, int32_t at)
+static void offer(struct merger *m, int32_t at)
 {
-    const struct bpe_pair *p = pair_at(b, w->symbols, at);
+    uint32_t merged, found = rank_at(m, at, &merged);
 
-    if (p)
-        heap_push(w->heap, count, (uint64_t)p->rank << 32 | (uint32_t)at);
+    if (found != UINT32_MAX)
+        heap_push(m->w->heap, &m->count, (uint64_t)found << 32 | (uint32_t)at);
 }
 
 /*
@@ -217,53 +323,160 @@ static void offer(const struct bpe *b, struct bpe_work *w, size_t *count, int32_
  * than symbols: twice as many entries as symbols always suffice.  An entry whose pair has changed
  * since is known by its rank.
  */
-static void merge(const struct bpe *b, struct bpe_work *w, int32_t symbols)
+static void merge(struct merger *m)
 {
-    struct bpe_symbol *s = w->symbols;
-    size_t count = 0;
+    struct bpe_symbol *s = m->w->symbols;
 
-    for (int32_t i = 0; i < symbols; i++)
-        offer(b, w, &count, i);
-    while (count > 0) {
-        uint64_t key = heap_pop(w->heap, &count);
+    for (int32_t i = 0; i < m->symbols; i++)
+        offer(m, i);
+    while (m->count > 0) {
+        uint64_t key = heap_pop(m->w->heap, &m->count);
         int32_t at = (int32_t)(key & UINT32_MAX), next;
-        const struct bpe_pair *p = pair_at(b, s, at);
+        uint32_t merged;
 
-        if (!p || p->rank != key >> 32)
+        if (rank_at(m, at, &merged) != key >> 32)
             continue;
         next = s[at].next;
-        s[at].token = p->merged;
+        s[at].token = merged;
+        s[at].len += s[next].len;
         s[at].next = s[next].next;
-        s[next].token = NO_TOKEN;
+        s[next].len = 0;
         if (s[at].next != NONE)
             s[s[at].next].previous = at;
         if (s[at].previous != NONE)
-            offer(b, w, &count, s[at].previous);
-        offer(b, w, &count, at);
+            offer(m, s[at].previous);
+        offer(m, at);
     }
+}
+
+static void add_symbol(struct merger *m, uint32_t token, size_t begin, size_t len)
+{
+    m->w->symbols[m->symbols] =
+        (struct bpe_symbol){token, (uint32_t)begin, (uint32_t)len, m->symbols - 1, m->symbols + 1};
+    m->symbols++;
+}
+
+/* The tokens of the bytes of a character; 0 if one of them is missing. */
+static int add_bytes(struct merger *m, size_t begin, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (m->v->of_byte[(unsigned char)m->bytes[begin + i]] == NO_TOKEN)
+            return 0;
+    for (size_t i = 0; i < len; i++)
+        add_symbol(m, m->v->of_byte[(unsigned char)m->bytes[begin + i]], begin + i, 1);
+    return 1;
+}
+
+static uint32_t find_symbol(const struct merger *m, const char *text, size_t len)
+{
+    return m->b->characters ? vocabulary_find(m->v, text, len)
+                            : m->v->of_byte[(unsigned char)text[0]];
+}
+
+/*
+ * The symbols to begin with, by the rules of Hugging Face's BPE: what has no token becomes its
+ * bytes' tokens, else the unknown one; a run of those is held back until it ends if it is to be
+ * one.  By scores, a symbol without a token may still merge into one.
+ */
+static void begin_symbols(struct merger *m, size_t len)
+{
+    size_t unknown = 0, unknown_at = 0; /* bytes held back, and where they are */
+
+    for (size_t at = 0, n; at < len; at += n) {
+        uint32_t token;
+
+        n = m->b->characters ? (size_t)utf8_measure(m->bytes + at, len - at) : 1;
+        token = find_symbol(m, m->bytes + at, n);
+        if (token == NO_TOKEN && !m->b->ranks) {
+            if (m->b->byte_fallback && add_bytes(m, at, n))
+                continue;
+            if (m->b->unknown == NO_TOKEN)
+                continue;
+            if (unknown && !m->b->fuses_unknown) {
+                add_symbol(m, m->b->unknown, unknown_at, unknown);
+                unknown = 0;
+            }
+            unknown_at = unknown ? unknown_at : at;
+            unknown += n;
+            continue;
+        }
+        if (unknown)
+            add_symbol(m, m->b->unknown, unknown_at, unknown);
+        unknown = 0;
+        add_symbol(m, token, at, n);
+    }
+    if (unknown)
+        add_symbol(m, m->b->unknown, unknown_at, unknown);
+}
+
+/* A symbol by scores that has no token of its own in the end. */
+static int push_unknown(const struct merger *m, const struct bpe_symbol *s, int *was_unknown,
+                        struct token_list *out, struct error *err)
+{
+    int complete = m->b->byte_fallback;
+
+    for (uint32_t i = 0; complete && i < s->len; i++)
+        complete = m->v->of_byte[(unsigned char)m->bytes[s->begin + i]] != NO_TOKEN;
+    for (uint32_t i = 0; complete && i < s->len; i++)
+        if (token_push(out, m->v->of_byte[(unsigned char)m->bytes[s->begin + i]], err))
+            return -1;
+    if (complete || m->b->unknown == NO_TOKEN || (*was_unknown && m->b->fuses_unknown))
+        return 0;
+    *was_unknown = 1;
+    return token_push(out, m->b->unknown, err);
+}
+
+static int push_symbols(const struct merger *m, struct token_list *out, struct error *err)
+{
+    int was_unknown = 0;
+
+    for (int32_t at = 0; at != NONE; at = m->w->symbols[at].next) {
+        const struct bpe_symbol *s = &m->w->symbols[at];
+        int known =
+            s->token != NO_TOKEN && (!m->b->ranks || m->v->tokens[s->token].type == TOKEN_NORMAL);
+
+        if (known ? token_push(out, s->token, err) : push_unknown(m, s, &was_unknown, out, err))
+            return -1;
+        if (known)
+            was_unknown = 0;
+    }
+    return 0;
+}
+
+/* A piece as the vocabulary writes it, if it is a token as a whole. */
+static uint32_t find_whole(const struct bpe *b, const struct vocabulary *v, const char *piece,
+                           size_t len)
+{
+    char text[2 * WHOLE_BYTES_MAX];
+    size_t count = 0;
+    uint32_t token;
+
+    if (len > WHOLE_BYTES_MAX)
+        return NO_TOKEN;
+    for (size_t i = 0; i < len && !b->characters; i++)
+        for (const char *c = v->letters[(unsigned char)piece[i]]; *c; c++)
+            text[count++] = *c;
+    token = b->characters ? vocabulary_find(v, piece, len) : vocabulary_find(v, text, count);
+    return token != NO_TOKEN && v->tokens[token].type == TOKEN_NORMAL ? token : NO_TOKEN;
 }
 
 int bpe_encode(const struct bpe *b, const struct vocabulary *v, struct bpe_work *w,
                const char *bytes, size_t len, struct token_list *out, struct error *err)
 {
-    int32_t count = 0;
+    struct merger m = {.b = b, .v = v, .w = w, .bytes = bytes};
 
+    if (b->ignores_merges) {
+        uint32_t token = find_whole(b, v, bytes, len);
+
+        if (token != NO_TOKEN)
+            return token_push(out, token, err);
+    }
     if (grow_work(w, len, err))
         return -1;
-    for (size_t i = 0; i < len; i++) {
-        uint32_t token = v->of_byte[(unsigned char)bytes[i]];
-
-        if (token == NO_TOKEN)
-            continue;
-        w->symbols[count] = (struct bpe_symbol){token, count - 1, count + 1};
-        count++;
-    }
-    if (count == 0)
+    begin_symbols(&m, len);
+    if (m.symbols == 0)
         return 0;
-    w->symbols[count - 1].next = NONE;
-    merge(b, w, count);
-    for (int32_t at = 0; at != NONE; at = w->symbols[at].next)
-        if (token_push(out, w->symbols[at].token, err))
-            return -1;
-    return 0;
+    w->symbols[m.symbols - 1].next = NONE;
+    merge(&m);
+    return push_symbols(&m, out, err);
 }

@@ -1,5 +1,5 @@
 /*
- * bpe.h - byte pair encoding of one pre-token (Sennrich 2016)
+ * bpe.h - byte pair encoding of one piece (Sennrich 2016)
  *
  * The pair of neighbours with the lowest rank is merged, the leftmost one first, until no pair has
  * a rank.  A heap of candidate pairs over a linked list of symbols does it in O(n log n), so that a
@@ -18,8 +18,17 @@ struct bpe_pair {
 };
 
 struct bpe {
+    /* Which pairs merge, and in which order: either a list of pairs ... */
     struct bpe_pair *slots; /* hash table by (left, right), open addressing */
     uint64_t mask;
+    /* ... or SentencePiece's way: all that make a token, the one with the best score first. */
+    uint32_t *ranks; /* by token; UINT32_MAX: nothing merges into it.  NULL: slots decide */
+    /* Symbols to begin with are bytes (of a byte-level vocabulary) or characters. */
+    int characters;
+    int ignores_merges; /* what is a token as a whole is not merged from symbols */
+    int byte_fallback;  /* a character without a token becomes the tokens of its bytes */
+    int fuses_unknown;  /* several without a token in a row are one unknown token */
+    uint32_t unknown;   /* the token of a symbol that has none; NO_TOKEN: it is left out */
 };
 
 /* Scratch of one encoding thread, grown as needed.  Starts zeroed. */
@@ -31,17 +40,30 @@ struct bpe_work {
 
 #define BPE_BYTES_MAX (1u << 30) /* positions fit in 31 bits, heap keys in 64 */
 
-/* From tokenizer.ggml.merges.  On failure *b is to be freed as well. */
-int bpe_read(struct bpe *b, const struct vocabulary *v, const struct gguf *g, struct error *err);
+/* A merge as text. */
+struct bpe_merge {
+    const char *left, *right; /* not NUL-terminated */
+    uint64_t left_len, right_len;
+};
+
+/* Each sets the order of merges; *b starts zeroed with unknown NO_TOKEN, and on failure is to be
+ * freed as well.  name is for messages. */
+int bpe_set_merges(struct bpe *b, const struct vocabulary *v, const char *name,
+                   const struct bpe_merge *merges, uint64_t count, struct error *err);
+/* From tokenizer.ggml.merges. */
+int bpe_read_merges(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
+                    struct error *err);
+/* From tokenizer.ggml.scores. */
+int bpe_read_scores(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
+                    struct error *err);
 void bpe_free(struct bpe *b);
 void bpe_work_free(struct bpe_work *w);
 
-/* Append the tokens of `len` <= BPE_BYTES_MAX bytes.  A byte for which the vocabulary has no token
- * is left out, as Hugging Face tokenizers does without an unknown token.  NOMEM. */
+/* Append the tokens of `len` <= BPE_BYTES_MAX bytes.  NOMEM. */
 int bpe_encode(const struct bpe *b, const struct vocabulary *v, struct bpe_work *w,
                const char *bytes, size_t len, struct token_list *out, struct error *err);
 
-/* Append one token.  NOMEM. */
+/* Append one token. */
 int token_push(struct token_list *list, uint32_t token, struct error *err);
 
 #endif

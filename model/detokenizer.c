@@ -1,6 +1,6 @@
 #include <string.h>
 
-#include "model/tokenizer.h"
+#include "model/tokenizer_parts.h"
 #include "model/utf8.h"
 
 static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
@@ -15,6 +15,20 @@ static void put(char *out, size_t room, size_t *count, const char *bytes, size_t
     *count += n;
 }
 
+/* Leave out of the first token what is not of the text. */
+static void strip(struct detokenizer *d, const struct tokenizer *t, const char **bytes, size_t *len)
+{
+    size_t spaces = 0, most = t->strip == STRIP_SPACE ? 1 : t->strip == STRIP_NOTHING ? 0 : *len;
+
+    if (d->started || *len == 0)
+        return;
+    while (spaces < most && (*bytes)[spaces] == ' ')
+        spaces++;
+    *bytes += spaces;
+    *len -= spaces;
+    d->started = 1;
+}
+
 size_t detokenizer_push(struct detokenizer *d, const struct tokenizer *t, uint32_t token, char *out,
                         size_t room)
 {
@@ -22,6 +36,7 @@ size_t detokenizer_push(struct detokenizer *d, const struct tokenizer *t, uint32
     size_t len, count = 0;
 
     tokenizer_bytes(t, token, &bytes, &len);
+    strip(d, t, &bytes, &len);
     for (size_t i = 0; i < len; i++) {
         int n;
 

@@ -10,7 +10,9 @@
 
 #include <stdint.h>
 
-#define GGML_TYPE_F32 0u
+#define GGML_TYPE_F32  0u
+#define GGML_TYPE_F16  1u
+#define GGML_TYPE_BF16 30u
 
 struct ggml_type {
     const char *name;

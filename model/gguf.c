@@ -256,6 +256,11 @@ void gguf_close(struct gguf *g)
 
 /* Tensors */
 
+const char *gguf_name(const struct gguf *g)
+{
+    return g->name;
+}
+
 const void *gguf_base(const struct gguf *g)
 {
     return g->base;

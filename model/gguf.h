@@ -34,6 +34,7 @@ struct gguf *gguf_open_fd(int fd, const char *name, struct error *err);
 struct gguf *gguf_open(const char *path, struct error *err);
 void gguf_close(struct gguf *g);
 
+const char *gguf_name(const struct gguf *g); /* for messages */
 const void *gguf_base(const struct gguf *g); /* of the map */
 uint64_t gguf_file_bytes(const struct gguf *g);
 size_t gguf_tensor_count(const struct gguf *g);

@@ -10,19 +10,3 @@ tests_unit_template_test_LDADD = \
     $(JANSSON_LIBS) \
     $(UTF8PROC_LIBS) \
     -lm
-
-EXTRA_DIST += \
-    tests/fuzz/template_fuzz.c \
-    tests/golden/template/cases.json \
-    tests/golden/template/remake.py \
-    tests/golden/template/templates/chatml.jinja \
-    tests/golden/template/templates/gemma.jinja \
-    tests/golden/template/templates/llama2.jinja \
-    tests/golden/template/templates/llama3.jinja \
-    tests/golden/template/templates/llama31.jinja \
-    tests/golden/template/templates/macros.jinja \
-    tests/golden/template/templates/mistral.jinja \
-    tests/golden/template/templates/phi3.jinja \
-    tests/golden/template/templates/qwen25.jinja \
-    tests/golden/template/templates/qwen3.jinja \
-    tests/golden/template/templates/smollm2.jinja

@@ -34,3 +34,55 @@ size_t utf8_check(const char *s, size_t len)
     }
     return len;
 }
+
+uint32_t utf8_decode(const char *s, int n)
+{
+    static const unsigned char lead[] = {0, 0x7f, 0x1f, 0x0f, 0x07};
+    uint32_t code = (unsigned char)s[0] & lead[n];
+
+    for (int i = 1; i < n; i++)
+        code = code << 6 | ((unsigned char)s[i] & 0x3f);
+    return code;
+}
+
+size_t utf8_last(const char *s, size_t len)
+{
+    size_t at = len - 1;
+
+    while (at > 0 && ((unsigned char)s[at] & 0xc0) == 0x80)
+        at--;
+    return at;
+}
+
+int utf8_is_space(uint32_t code)
+{
+    return (code >= '\t' && code <= '\r') || code == ' ' || code == 0x85 || code == 0xa0 ||
+           code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 ||
+           code == 0x2029 || code == 0x202f || code == 0x205f || code == 0x3000;
+}
+
+size_t utf8_space_at_start(const char *s, size_t len)
+{
+    size_t at = 0;
+
+    while (at < len) {
+        int n = utf8_measure(s + at, len - at);
+
+        if (n <= 0 || !utf8_is_space(utf8_decode(s + at, n)))
+            break;
+        at += (size_t)n;
+    }
+    return at;
+}
+
+size_t utf8_space_at_end(const char *s, size_t len)
+{
+    while (len > 0) {
+        size_t last = utf8_last(s, len);
+
+        if (!utf8_is_space(utf8_decode(s + last, (int)(len - last))))
+            break;
+        len = last;
+    }
+    return len;
+}

@@ -1,6 +1,7 @@
 #include "model/vocabulary.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,6 +77,44 @@ static uint32_t decode_letters(const char *text, uint32_t len, char *out)
     return count;
 }
 
+int vocabulary_byte_of(const char *text, size_t len)
+{
+    int byte = 0;
+
+    if (len != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
+        return -1;
+    for (int i = 3; i < 5; i++) {
+        static const char digits[] = "0123456789ABCDEF";
+        const char *digit = text[i] ? strchr(digits, text[i]) : NULL;
+
+        if (!digit)
+            return -1;
+        byte = byte << 4 | (int)(digit - digits);
+    }
+    return byte;
+}
+
+/* A byte of its own, else U+2581 to spaces. */
+static uint32_t decode_sentencepiece(const char *text, uint32_t len, char *out)
+{
+    static const char space[] = SENTENCEPIECE_SPACE;
+    const uint32_t space_len = sizeof(space) - 1;
+    int byte = vocabulary_byte_of(text, len);
+    uint32_t count = 0, at = 0;
+
+    if (byte >= 0) {
+        out[0] = (char)byte;
+        return 1;
+    }
+    while (at < len) {
+        int is_space = len - at >= space_len && memcmp(text + at, space, space_len) == 0;
+
+        out[count++] = is_space ? ' ' : text[at];
+        at += is_space ? space_len : 1;
+    }
+    return count;
+}
+
 /* By text */
 
 static uint64_t hash_text(const char *text, size_t len)
@@ -111,7 +150,7 @@ uint32_t vocabulary_find(const struct vocabulary *v, const char *text, size_t le
     return slot == UINT64_MAX ? NO_TOKEN : v->slots[slot];
 }
 
-static int index_texts(struct vocabulary *v, const struct gguf *g, struct error *err)
+static int index_texts(struct vocabulary *v, const char *name, struct error *err)
 {
     uint64_t slots = 16;
 
@@ -119,18 +158,21 @@ static int index_texts(struct vocabulary *v, const struct gguf *g, struct error 
         slots *= 2;
     v->slots = malloc(slots * sizeof(*v->slots));
     if (!v->slots)
-        return error_set(err, STATUS_NOMEM, "%s: no memory for its vocabulary", g->name);
+        return error_set(err, STATUS_NOMEM, "%s: no memory for its vocabulary", name);
     memset(v->slots, 0xff, slots * sizeof(*v->slots)); /* NO_TOKEN */
     v->mask = slots - 1;
     for (uint32_t i = 0; i < v->count; i++) {
-        uint64_t slot = find_slot(v, v->tokens[i].text, v->tokens[i].text_len);
+        uint64_t slot;
 
+        if (v->tokens[i].text_len == 0)
+            continue;
+        slot = find_slot(v, v->tokens[i].text, v->tokens[i].text_len);
         if (slot == UINT64_MAX)
             return error_set(err, STATUS_CORRUPT,
-                             "%s: token %" PRIu32 ": too many tokens hash alike", g->name, i);
+                             "%s: token %" PRIu32 ": too many tokens hash alike", name, i);
         if (v->slots[slot] != NO_TOKEN)
             return error_set(err, STATUS_CORRUPT,
-                             "%s: tokens %" PRIu32 " and %" PRIu32 " have the same text", g->name,
+                             "%s: tokens %" PRIu32 " and %" PRIu32 " have the same text", name,
                              v->slots[slot], i);
         v->slots[slot] = i;
     }
@@ -139,41 +181,57 @@ static int index_texts(struct vocabulary *v, const struct gguf *g, struct error 
 
 /* Reading */
 
-static int check_texts(const struct gguf *g, const struct gguf_string *texts, uint64_t count,
+static int check_texts(const char *name, const struct gguf_string *texts, uint64_t count,
                        uint64_t *bytes, struct error *err)
 {
     *bytes = 0;
     if (count == 0 || count > TOKENS_MAX)
         return error_set(err, STATUS_CORRUPT,
-                         "%s: key tokenizer.ggml.tokens has %" PRIu64 " tokens, must be 1..%u",
-                         g->name, count, TOKENS_MAX);
+                         "%s: the vocabulary has %" PRIu64 " tokens, must be 1..%u", name, count,
+                         TOKENS_MAX);
     for (uint64_t i = 0; i < count; i++) {
         if (texts[i].len > TEXT_BYTES_MAX || memchr(texts[i].data, '\0', texts[i].len) ||
             utf8_check(texts[i].data, texts[i].len) != texts[i].len)
             return error_set(err, STATUS_CORRUPT,
-                             "%s: token %" PRIu64 " is no UTF-8 text of at most %u bytes", g->name,
-                             i, TEXT_BYTES_MAX);
+                             "%s: token %" PRIu64 " is no UTF-8 text of at most %u bytes", name, i,
+                             TEXT_BYTES_MAX);
         *bytes += texts[i].len + 1;
     }
     if (*bytes > TEXTS_BYTES_MAX)
         return error_set(err, STATUS_CORRUPT, "%s: the tokens' texts are %" PRIu64 " bytes long",
-                         g->name, *bytes);
+                         name, *bytes);
     return 0;
 }
 
-static int check_types(const struct gguf *g, const int64_t *types, uint64_t count,
+static int check_types(const struct vocabulary *v, const char *name,
+                       const struct gguf_string *texts, const int64_t *types, uint64_t count,
                        struct error *err)
 {
-    for (uint64_t i = 0; i < count; i++) {
-        if (types[i] == TOKEN_BYTE)
-            return error_set(err, STATUS_UNSUPPORTED,
-                             "%s: token %" PRIu64 " is a byte of a SentencePiece vocabulary",
-                             g->name, i);
+    for (uint64_t i = 0; types && i < count; i++) {
         if (types[i] < TOKEN_NORMAL || types[i] > TOKEN_BYTE)
-            return error_set(err, STATUS_CORRUPT, "%s: token %" PRIu64 " is of type %" PRId64,
-                             g->name, i, types[i]);
+            return error_set(err, STATUS_CORRUPT, "%s: token %" PRIu64 " is of type %" PRId64, name,
+                             i, types[i]);
+        if (types[i] != TOKEN_BYTE)
+            continue;
+        if (v->kind == VOCABULARY_BYTE_LEVEL)
+            return error_set(err, STATUS_UNSUPPORTED,
+                             "%s: token %" PRIu64 " is a byte of a SentencePiece vocabulary", name,
+                             i);
+        if (vocabulary_byte_of(texts[i].data, texts[i].len) < 0)
+            return error_set(err, STATUS_CORRUPT,
+                             "%s: token %" PRIu64 " is a byte and not named <0xHH>", name, i);
     }
     return 0;
+}
+
+/* What the token becomes in output: nothing if it controls or stands for what is unknown. */
+static uint32_t decode_token(const struct vocabulary *v, const struct token *t, char *bytes)
+{
+    if (t->type == TOKEN_CONTROL || t->type == TOKEN_UNKNOWN)
+        return 0;
+    if (v->kind == VOCABULARY_BYTE_LEVEL)
+        return decode_letters(t->text, t->text_len, bytes);
+    return decode_sentencepiece(t->text, t->text_len, bytes);
 }
 
 static void fill_tokens(struct vocabulary *v, const struct gguf_string *texts, const int64_t *types)
@@ -186,38 +244,74 @@ static void fill_tokens(struct vocabulary *v, const struct gguf_string *texts, c
         t->type = types ? (enum token_type)types[i] : TOKEN_NORMAL;
         t->text = text;
         t->text_len = (uint32_t)texts[i].len;
-        memcpy(text, texts[i].data, t->text_len);
+        if (t->text_len > 0)
+            memcpy(text, texts[i].data, t->text_len);
         text[t->text_len] = '\0';
         t->bytes = bytes;
-        if (t->type == TOKEN_USER_DEFINED) {
-            memcpy(bytes, text, t->text_len);
-            t->bytes_len = t->text_len;
-        } else if (t->type == TOKEN_NORMAL) {
-            t->bytes_len = decode_letters(text, t->text_len, bytes);
-        }
+        t->bytes_len = decode_token(v, t, bytes);
         if (t->bytes_len > v->bytes_max)
             v->bytes_max = t->bytes_len;
+        if (t->text_len > v->text_max)
+            v->text_max = t->text_len;
         text += t->text_len + 1;
         bytes += t->bytes_len;
     }
 }
 
-int vocabulary_read(struct vocabulary *v, const struct gguf *g, struct error *err)
+/* The tokens of single bytes. */
+static void index_bytes(struct vocabulary *v)
+{
+    for (unsigned byte = 0; byte < 256; byte++) {
+        char name[8];
+
+        snprintf(name, sizeof(name), "<0x%02X>", byte);
+        v->of_byte[byte] = v->kind == VOCABULARY_BYTE_LEVEL
+                               ? vocabulary_find(v, v->letters[byte], strlen(v->letters[byte]))
+                               : vocabulary_find(v, name, strlen(name));
+    }
+}
+
+int vocabulary_build(struct vocabulary *v, enum vocabulary_kind kind, const char *name,
+                     const struct gguf_string *texts, const int64_t *types, uint64_t count,
+                     struct error *err)
+{
+    uint64_t bytes;
+
+    memset(v, 0, sizeof(*v));
+    v->kind = kind;
+    make_letters(v);
+    if (check_texts(name, texts, count, &bytes, err) ||
+        check_types(v, name, texts, types, count, err))
+        return -1;
+    v->count = (uint32_t)count;
+    v->tokens = calloc(count, sizeof(*v->tokens));
+    v->texts = malloc(bytes);
+    v->bytes = malloc(bytes);
+    if (!v->tokens || !v->texts || !v->bytes)
+        return error_set(err, STATUS_NOMEM, "%s: no memory for its vocabulary", name);
+    fill_tokens(v, texts, types);
+    if (index_texts(v, name, err))
+        return -1;
+    index_bytes(v);
+    return 0;
+}
+
+int vocabulary_read(struct vocabulary *v, enum vocabulary_kind kind, const struct gguf *g,
+                    struct error *err)
 {
     struct gguf_string *texts = NULL;
     int64_t *types = NULL;
-    uint64_t count = 0, type_count = 0, bytes;
+    uint64_t count = 0, type_count = 0;
     int rv = -1, found;
 
     memset(v, 0, sizeof(*v));
-    make_letters(v);
     found = gguf_get_strings(g, "tokenizer.ggml.tokens", &texts, &count, err);
     if (found == 1)
         error_set(err, STATUS_CORRUPT, "%s: key tokenizer.ggml.tokens is missing", g->name);
-    if (found || check_texts(g, texts, count, &bytes, err))
+    if (found)
         goto out;
     found = gguf_get_i64s(g, "tokenizer.ggml.token_type", &types, &type_count, err);
-    if (found < 0 || check_types(g, types, type_count, err))
+    if (found < 0)
         goto out;
     if (found == 0 && type_count != count) {
         error_set(err, STATUS_CORRUPT,
@@ -226,20 +320,7 @@ int vocabulary_read(struct vocabulary *v, const struct gguf *g, struct error *er
                   g->name, type_count, count);
         goto out;
     }
-    v->count = (uint32_t)count;
-    v->tokens = calloc(count, sizeof(*v->tokens));
-    v->texts = malloc(bytes);
-    v->bytes = malloc(bytes);
-    if (!v->tokens || !v->texts || !v->bytes) {
-        error_set(err, STATUS_NOMEM, "%s: no memory for its vocabulary", g->name);
-        goto out;
-    }
-    fill_tokens(v, texts, types);
-    if (index_texts(v, g, err))
-        goto out;
-    for (unsigned byte = 0; byte < 256; byte++)
-        v->of_byte[byte] = vocabulary_find(v, v->letters[byte], strlen(v->letters[byte]));
-    rv = 0;
+    rv = vocabulary_build(v, kind, g->name, texts, types, count, err);
 out:
     free(types);
     free(texts);

@@ -1,3 +1,4 @@
+# Folders are named only where nothing is built into them: make dist would take the objects along.
 # tests: scripts of make check; the end-to-end ones need root and run by tests/check
 dist_check_SCRIPTS += tests/readme tests/rooms
 TESTS += tests/readme tests/rooms
@@ -8,9 +9,13 @@ EXTRA_DIST += \
     $(srcdir)/tests/fuzz \
     $(srcdir)/tests/golden \
     $(srcdir)/tests/slurm \
-    etc/examples/ask.py \
-    etc/examples/job.sh \
-    etc/modelpool.conf \
-    etc/modelpoold.service \
-    etc/plugstack.conf
+    bench/peers \
+    bench/peers.py \
+    bench/srun-overhead \
+    tests/tools/control.py \
+    tests/tools/fake_daemon.py \
+    tests/tools/http_check.py \
+    tests/tools/openai_check.py \
+    tests/tools/wire.py \
+    tests/tools/with_lease.py
 AM_TESTS_ENVIRONMENT = srcdir='$(srcdir)'; export srcdir;

@@ -21,6 +21,7 @@
 
 #define ISA_FUNCTIONS                                                                              \
     .embed = embed_range, .norm = norm_range, .matmul = matmul_range, .rope = rope_range,          \
-    .attention = attention_range, .swiglu = swiglu_range
+    .attention = attention_range, .glu = glu_range, .scale = scale_range, .route = route_range,    \
+    .expert = expert_range, .combine = combine_range
 
 #endif

@@ -17,10 +17,10 @@ struct softmax {
     float max; /* of the scores so far */
 };
 
-/* Scores of `count` positions into p, padded to a multiple of 8 with minus infinity; their maximum.
- */
-static float block_scores(float *p, const float *q, const float *keys, uint32_t count, uint32_t dim,
-                          float scale)
+/* Scores of `count` positions into p, those below `first` and up to a multiple of 8 minus infinity;
+ * their maximum. */
+static float block_scores(float *p, const float *q, const float *keys, uint32_t first,
+                          uint32_t count, uint32_t dim, const struct attention *attention)
 {
     v8 largest = v_set(-INFINITY);
 
@@ -46,9 +46,13 @@ static float block_scores(float *p, const float *q, const float *keys, uint32_t 
             for (uint32_t l = 0; l < 8; l++)
                 acc[l] = v_fma(v_load_part(key[l] + i, dim - i), qv, acc[l]);
         }
-        s = v_mul(v_sums(acc), v_set(scale));
+        s = v_mul(v_sums(acc), v_set(attention->scale));
+        if (attention->softcap > 0)
+            s = v_mul(v_tanh(v_div(s, v_set(attention->softcap))), v_set(attention->softcap));
         if (count - t < 8)
             s = v_first(s, v_set(-INFINITY), count - t);
+        if (first > t)
+            s = v_first(v_set(-INFINITY), s, first - t < 8 ? first - t : 8);
         largest = v_max(largest, s);
         v_store(p + t, s);
     }
@@ -93,10 +97,11 @@ static void block_values(float *acc, const float *p, const float *values, uint32
 }
 
 static void attend_block(struct softmax *s, float *acc, const float *q, const float *keys,
-                         const float *values, uint32_t count, uint32_t dim, float scale)
+                         const float *values, uint32_t first, uint32_t count, uint32_t dim,
+                         const struct attention *attention)
 {
     float p[ATTENTION_BLOCK];
-    float block_max = block_scores(p, q, keys, count, dim, scale);
+    float block_max = block_scores(p, q, keys, first, count, dim, attention);
     float max = s->max > block_max ? s->max : block_max;
     float keep[8];
 
@@ -109,6 +114,12 @@ static void attend_block(struct softmax *s, float *acc, const float *q, const fl
     }
     s->max = max;
     block_values(acc, p, values, count, dim, keep[0]);
+}
+
+/* The first position that a token at pos sees. */
+static uint32_t first_seen(const struct attention *attention, uint32_t pos)
+{
+    return attention->window != 0 && pos >= attention->window ? pos + 1 - attention->window : 0;
 }
 
 /* Query heads, and tokens of a sequence, that go through a block together; more take several turns.
@@ -131,15 +142,20 @@ static void attend(const struct attention_job *job, const struct attn_row *seq, 
             heads[t][g] = (struct softmax){v_set(0), -INFINITY};
         memset(out + t * stride, 0, (size_t)n * dim * sizeof(float));
     }
-    for (uint32_t start = 0; start <= last; start += length) {
+    /* Blocks that no token of the run sees are skipped; what a window cuts off counts as minus
+     * infinity. */
+    for (uint32_t start = first_seen(job->attention, pos) / length * length; start <= last;
+         start += length) {
         size_t slot = start % kv->page_tokens * (size_t)dim;
         const float *keys = page_rows(kv, job->layer, seq, job->pages, 0, kv_head, start) + slot;
         const float *values = page_rows(kv, job->layer, seq, job->pages, 1, kv_head, start) + slot;
         for (uint32_t t = start > pos ? start - pos : 0; t < tokens; t++) {
             uint32_t seen = pos + t + 1 - start, count = seen < length ? seen : length;
-            for (size_t g = 0; g < n; g++)
+            uint32_t from = first_seen(job->attention, pos + t);
+            uint32_t first = from > start ? from - start : 0;
+            for (size_t g = 0; first < count && g < n; g++)
                 attend_block(&heads[t][g], out + t * stride + g * dim, q + t * stride + g * dim,
-                             keys, values, count, dim, job->scale);
+                             keys, values, first, count, dim, job->attention);
         }
     }
     for (uint32_t t = 0; t < tokens; t++) {

@@ -230,6 +230,27 @@ static void vector(const struct matmul_job *job, uint32_t begin, uint32_t end)
     }
 }
 
+/* Item: a block of output rows of one row of out, by its expert's matrix; each by the order of
+ * summation above. */
+static void expert_range(const void *arg, uint32_t worker, uint32_t first, uint32_t last)
+{
+    const struct expert_job *job = arg;
+
+    (void)worker;
+    for (uint32_t item = first; item < last; item++) {
+        size_t r = item / job->blocks;
+        uint32_t begin = item % job->blocks * MATMUL_BLOCK;
+        uint32_t left = job->w->rows - begin;
+        struct weight w = *job->w;
+        w.data = (const uint8_t *)w.data + job->ids[r] * job->expert_bytes;
+        struct matmul_job one = {.out = job->out + r * w.rows,
+                                 .x = job->x + r / job->share * w.cols,
+                                 .w = &w,
+                                 .row_bytes = job->row_bytes};
+        vector(&one, begin, begin + (left < MATMUL_BLOCK ? left : MATMUL_BLOCK));
+    }
+}
+
 static void matmul_range(const void *arg, uint32_t worker, uint32_t first, uint32_t last)
 {
     const struct matmul_job *job = arg;

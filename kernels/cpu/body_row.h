@@ -1,5 +1,5 @@
 /*
- * body_row.h - operations on the rows of activations: norms, SwiGLU, rotary embedding
+ * body_row.h - operations on the rows of activations: norms, gates, rotary embedding, experts
  *
  * Included by portable.c and avx2.c behind their vectors.  The last, partial vector of a row holds
  * zeros behind the row's end and goes through the same arithmetic.
@@ -53,11 +53,14 @@ static void norm_range(const void *arg, uint32_t worker, uint32_t begin, uint32_
         for (uint32_t i = 0; i < cols; i += 8) {
             v8 a = load_upto(x + i, cols - i);
             if (job->sum) {
-                a = v_add(a, load_upto(job->y + r * cols + i, cols - i));
+                v8 y = load_upto(job->y + r * cols + i, cols - i);
+                a = v_add(a, v_mul(y, v_set(job->y_scale)));
                 store_upto(job->sum + r * cols + i, a, cols - i);
             }
             squares = v_fma(a, a, squares);
         }
+        if (!job->w)
+            continue;
         v8 scale = v_set(1 / sqrtf(v_sum(squares) / (float)cols + job->eps));
         for (uint32_t i = 0; i < cols; i += 8) {
             v8 a = v_mul(load_upto(x + i, cols - i), scale);
@@ -66,9 +69,35 @@ static void norm_range(const void *arg, uint32_t worker, uint32_t begin, uint32_
     }
 }
 
-static void swiglu_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+/* tanh x = sign(x) (1 - 2 / (e^2|x| + 1)), and near 0, where that cancels, its series up to x^7. */
+VEC_FN v8 v_tanh(v8 x)
 {
-    const struct swiglu_job *job = arg;
+    v8 magnitude = v_max(v_sub(v_set(0), x), x);
+    v8 e = v_exp(v_add(magnitude, magnitude));
+    v8 far = v_sub(v_set(1), v_div(v_set(2), v_add(e, v_set(1))));
+    v8 square = v_mul(x, x), p = v_set(-17.0f / 315);
+    p = v_fma(p, square, v_set(2.0f / 15));
+    p = v_fma(p, square, v_set(-1.0f / 3));
+    v8 near = v_fma(v_mul(p, square), magnitude, magnitude);
+    return v_sign(v_below(far, near, magnitude, 0.2f), x);
+}
+
+VEC_FN v8 gate_silu(v8 g)
+{
+    return v_div(g, v_add(v_set(1), v_exp(v_sub(v_set(0), g))));
+}
+
+/* x/2 (1 + tanh z) = x / (1 + e^-2z), z = sqrt(2/pi) (x + 0.044715 x^3). */
+VEC_FN v8 gate_gelu(v8 g)
+{
+    v8 cubic = v_fma(v_mul(g, g), v_set(0.044715f), v_set(1));
+    v8 z = v_mul(v_mul(g, cubic), v_set(-2 * 0.7978845608f));
+    return v_div(g, v_add(v_set(1), v_exp(z)));
+}
+
+static void glu_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct glu_job *job = arg;
     uint32_t cols = job->cols;
 
     (void)worker;
@@ -76,8 +105,86 @@ static void swiglu_range(const void *arg, uint32_t worker, uint32_t begin, uint3
         const float *gate = job->gate_up + r * 2 * cols, *up = gate + cols;
         for (uint32_t i = 0; i < cols; i += 8) {
             v8 g = load_upto(gate + i, cols - i);
-            v8 silu = v_div(g, v_add(v_set(1), v_exp(v_sub(v_set(0), g))));
-            store_upto(job->out + r * cols + i, v_mul(silu, load_upto(up + i, cols - i)), cols - i);
+            v8 a = job->activation == ACTIVATION_GELU_TANH ? gate_gelu(g) : gate_silu(g);
+            store_upto(job->out + r * cols + i, v_mul(a, load_upto(up + i, cols - i)), cols - i);
+        }
+    }
+}
+
+static void scale_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct scale_job *job = arg;
+    uint32_t cols = job->cols;
+    float cap = job->softcap;
+
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        float *x = job->x + r * cols;
+        for (uint32_t i = 0; i < cols; i += 8) {
+            v8 a = v_mul(load_upto(x + i, cols - i), v_set(job->scale));
+            if (cap > 0)
+                a = v_mul(v_tanh(v_div(a, v_set(cap))), v_set(cap));
+            store_upto(x + i, a, cols - i);
+        }
+    }
+}
+
+/* The softmax of one row's chosen logits: the denominator is summed over all experts, ascending,
+ * and over the chosen ones, largest first, where they are to sum to 1. */
+static void route_row(const struct route_job *job, uint32_t *ids, float *weights,
+                      const float *logits)
+{
+    float sum = 0, lanes[8];
+
+    for (uint32_t k = 0; k < job->top_k; k++) {
+        uint32_t best = UINT32_MAX;
+        for (uint32_t e = 0; e < job->experts; e++) {
+            int taken = 0;
+            for (uint32_t j = 0; j < k && !taken; j++)
+                taken = ids[j] == e;
+            /* What is no number is never larger, but some expert must be named. */
+            if (!taken && (best == UINT32_MAX || logits[e] > logits[best]))
+                best = e;
+        }
+        ids[k] = best;
+    }
+    v8 max = v_set(logits[ids[0]]);
+    for (uint32_t e = 0; e < job->experts && !job->renormalize; e++) {
+        v_store(lanes, v_exp(v_sub(v_set(logits[e]), max)));
+        sum += lanes[0];
+    }
+    for (uint32_t k = 0; k < job->top_k; k++) {
+        v_store(lanes, v_exp(v_sub(v_set(logits[ids[k]]), max)));
+        weights[k] = lanes[0];
+        sum += job->renormalize ? lanes[0] : 0;
+    }
+    for (uint32_t k = 0; k < job->top_k; k++)
+        weights[k] /= sum;
+}
+
+static void route_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct route_job *job = arg;
+
+    (void)worker;
+    for (size_t r = begin; r < end; r++)
+        route_row(job, job->ids + r * job->top_k, job->weights + r * job->top_k,
+                  job->logits + r * job->experts);
+}
+
+static void combine_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct combine_job *job = arg;
+    uint32_t cols = job->cols;
+
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        for (uint32_t i = 0; i < cols; i += 8) {
+            v8 sum = v_set(0);
+            for (size_t k = r * job->top_k; k < (r + 1) * job->top_k; k++)
+                sum =
+                    v_fma(v_set(job->weights[k]), load_upto(job->y + k * cols + i, cols - i), sum);
+            store_upto(job->out + r * cols + i, sum, cols - i);
         }
     }
 }
@@ -129,8 +236,8 @@ static void rope_range(const void *arg, uint32_t worker, uint32_t begin, uint32_
             /* In double: an angle of float32 is off by 1e-3 at position 10,000. */
             double s, c;
             sincos(pos * job->frequencies[i], &s, &c);
-            cosines[i] = (float)c;
-            sines[i] = (float)s;
+            cosines[i] = (float)c * job->rope->scale;
+            sines[i] = (float)s * job->rope->scale;
         }
         for (size_t h = 0; h < job->q_heads; h++)
             rotate_head(job->q + (row * job->q_heads + h) * dim, job->rope, cosines, sines);

@@ -40,9 +40,10 @@ struct embed_job { /* items: rows */
     float scale;
 };
 
-struct norm_job {     /* items: rows */
-    float *out, *sum; /* sum: x + y goes here, NULL for a plain norm */
-    const float *x, *y, *w;
+struct norm_job {           /* items: rows */
+    float *out, *sum;       /* sum: x + y goes here, NULL for a plain norm */
+    const float *x, *y, *w; /* w NULL: the sum alone */
+    float y_scale;
     uint32_t cols;
     float eps;
 };
@@ -72,21 +73,51 @@ struct attention_job { /* items: runs of tokens * kv heads */
     float *out;
     const float *q;
     uint32_t q_heads, layer;
-    float scale;
+    const struct attention *attention;
     const struct kv_layout *kv;
     const struct attn_row *seqs;
     void *const *pages;
 };
 
-struct swiglu_job { /* items: rows */
+struct glu_job { /* items: rows */
     float *out;
     const float *gate_up;
     uint32_t cols;
+    enum activation activation;
+};
+
+struct scale_job { /* items: rows */
+    float *x;
+    uint32_t cols;
+    float scale, softcap;
+};
+
+struct route_job { /* items: rows */
+    uint32_t *ids;
+    float *weights;
+    const float *logits;
+    uint32_t experts, top_k;
+    int renormalize;
+};
+
+struct expert_job { /* items: blocks of MATMUL_BLOCK output rows, of each row of out in turn */
+    float *out;
+    const float *x;
+    const struct weight *w;
+    const uint32_t *ids;
+    uint64_t row_bytes, expert_bytes;
+    uint32_t share, blocks; /* blocks: of a row of out */
+};
+
+struct combine_job { /* items: rows */
+    float *out;
+    const float *y, *weights;
+    uint32_t top_k, cols;
 };
 
 struct isa {
     const char *name;
-    pool_fn *embed, *norm, *matmul, *rope, *attention, *swiglu;
+    pool_fn *embed, *norm, *matmul, *rope, *attention, *glu, *scale, *route, *expert, *combine;
 };
 
 extern const struct isa isa_portable;

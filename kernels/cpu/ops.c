@@ -46,11 +46,12 @@ static void cpu_rmsnorm(struct device *d, float *out, const float *x, const floa
     pool_run(c->pool, c->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
 
-static void cpu_add_rmsnorm(struct device *d, float *out, float *x, const float *y, const float *w,
-                            uint32_t rows, uint32_t cols, float eps)
+static void cpu_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
+                            const float *w, uint32_t rows, uint32_t cols, float eps)
 {
     struct cpu_device *c = (struct cpu_device *)d;
-    struct norm_job job = {.out = out, .sum = x, .x = x, .y = y, .w = w, .cols = cols, .eps = eps};
+    struct norm_job job = {
+        .out = out, .sum = x, .x = x, .y = y, .w = w, .y_scale = y_scale, .cols = cols, .eps = eps};
 
     pool_run(c->pool, c->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
@@ -106,8 +107,9 @@ static void cpu_rope_kv(struct device *d, float *q, float *k, const float *v, ui
 }
 
 static void cpu_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
-                          float scale, const struct kv_layout *kv, uint32_t layer,
-                          const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
+                          const struct attention *attention, const struct kv_layout *kv,
+                          uint32_t layer, const struct attn_row *seqs, uint32_t seq_count,
+                          void *const *pages)
 {
     struct cpu_device *c = (struct cpu_device *)d;
     struct attention_job job = {
@@ -115,7 +117,7 @@ static void cpu_attention(struct device *d, float *out, const float *q, uint32_t
         .q = q,
         .q_heads = q_heads,
         .layer = layer,
-        .scale = scale,
+        .attention = attention,
         .kv = kv,
         .seqs = seqs,
         .pages = pages,
@@ -131,13 +133,68 @@ static void cpu_attention(struct device *d, float *out, const float *q, uint32_t
              grain(PRODUCTS_WORTH, items ? products / items : 1));
 }
 
-static void cpu_swiglu(struct device *d, float *out, const float *gate_up, uint32_t rows,
-                       uint32_t cols)
+static void cpu_glu(struct device *d, float *out, const float *gate_up, uint32_t rows,
+                    uint32_t cols, enum activation activation)
 {
     struct cpu_device *c = (struct cpu_device *)d;
-    struct swiglu_job job = {.out = out, .gate_up = gate_up, .cols = cols};
+    struct glu_job job = {.out = out, .gate_up = gate_up, .cols = cols, .activation = activation};
 
-    pool_run(c->pool, c->isa->swiglu, &job, rows, grain(ELEMENTS_WORTH, cols));
+    pool_run(c->pool, c->isa->glu, &job, rows, grain(ELEMENTS_WORTH, cols));
+}
+
+static void cpu_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale,
+                      float softcap)
+{
+    struct cpu_device *c = (struct cpu_device *)d;
+    struct scale_job job = {.x = x, .cols = cols, .scale = scale, .softcap = softcap};
+
+    pool_run(c->pool, c->isa->scale, &job, rows, grain(ELEMENTS_WORTH, cols));
+}
+
+static void cpu_route(struct device *d, uint32_t *expert_ids, float *expert_weights,
+                      const float *logits, uint32_t rows, uint32_t experts, uint32_t top_k,
+                      int renormalize)
+{
+    struct cpu_device *c = (struct cpu_device *)d;
+    struct route_job job = {.ids = expert_ids,
+                            .weights = expert_weights,
+                            .logits = logits,
+                            .experts = experts,
+                            .top_k = top_k,
+                            .renormalize = renormalize};
+
+    assert(top_k <= experts);
+    pool_run(c->pool, c->isa->route, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)experts * top_k));
+}
+
+static void cpu_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+                              const uint32_t *expert_ids, uint32_t rows, uint32_t share)
+{
+    struct cpu_device *c = (struct cpu_device *)d;
+    uint64_t row_bytes = dtype_row_bytes(w->dtype, w->cols);
+    struct expert_job job = {
+        .out = out,
+        .x = x,
+        .w = w,
+        .ids = expert_ids,
+        .row_bytes = row_bytes,
+        .expert_bytes = row_bytes * w->rows,
+        .share = share,
+        .blocks = w->rows / MATMUL_BLOCK + (w->rows % MATMUL_BLOCK != 0),
+    };
+
+    pool_run(c->pool, c->isa->expert, &job, rows * job.blocks,
+             grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols));
+}
+
+static void cpu_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+                        uint32_t rows, uint32_t top_k, uint32_t cols)
+{
+    struct cpu_device *c = (struct cpu_device *)d;
+    struct combine_job job = {
+        .out = out, .y = y, .weights = expert_weights, .top_k = top_k, .cols = cols};
+
+    pool_run(c->pool, c->isa->combine, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)top_k * cols));
 }
 
 const struct device_ops cpu_ops = {
@@ -157,5 +214,9 @@ const struct device_ops cpu_ops = {
     .matmul = cpu_matmul,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
-    .swiglu = cpu_swiglu,
+    .glu = cpu_glu,
+    .scale = cpu_scale,
+    .route = cpu_route,
+    .matmul_expert = cpu_matmul_expert,
+    .combine = cpu_combine,
 };

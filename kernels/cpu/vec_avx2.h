@@ -89,6 +89,17 @@ VEC_FN v8 v_keep_from(v8 a, v8 x, float limit)
     return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ), a);
 }
 
+VEC_FN v8 v_below(v8 a, v8 b, v8 x, float limit)
+{
+    return _mm256_blendv_ps(a, b, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ));
+}
+
+VEC_FN v8 v_sign(v8 a, v8 b)
+{
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b));
+}
+
 VEC_FN v8 v_first(v8 a, v8 b, uint32_t n)
 {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(lanes_below(n)));

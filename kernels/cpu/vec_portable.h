@@ -117,6 +117,29 @@ VEC_FN v8 v_keep_from(v8 a, v8 x, float limit)
     return v_load(lanes);
 }
 
+/* Lanes of b where x < limit, of a elsewhere (also where x is NaN). */
+VEC_FN v8 v_below(v8 a, v8 b, v8 x, float limit)
+{
+    float from[8], to[8], tests[8];
+    v_store(from, b);
+    v_store(to, a);
+    v_store(tests, x);
+    for (int i = 0; i < 8; i++)
+        to[i] = tests[i] < limit ? from[i] : to[i];
+    return v_load(to);
+}
+
+/* a with b's sign; a is not negative. */
+VEC_FN v8 v_sign(v8 a, v8 b)
+{
+    float x[8], y[8];
+    v_store(x, a);
+    v_store(y, b);
+    for (int i = 0; i < 8; i++)
+        x[i] = copysignf(x[i], y[i]);
+    return v_load(x);
+}
+
 /* The first n lanes of a, then those of b. */
 VEC_FN v8 v_first(v8 a, v8 b, uint32_t n)
 {

@@ -20,7 +20,7 @@ struct attention_args {
     float *out;
     const float *q;
     uint32_t q_heads, layer, seq_count;
-    float scale;
+    struct attention attention;
     struct kv_layout kv;
     const struct attn_row *seqs;
     void *const *pages;
@@ -31,9 +31,10 @@ struct part {
     float max, sum, acc[DIM_A_LANE];
 };
 
-/* Scores of the block's positions, one a lane; minus infinity past the last. */
+/* Scores of the block's positions, one a lane; minus infinity below `begin` and past the last. */
 static __device__ float block_scores(float *shared, const float *q, const float *keys,
-                                     uint32_t count, uint32_t dim, float scale)
+                                     uint32_t begin, uint32_t count, uint32_t dim,
+                                     const struct attention *attention)
 {
     uint32_t lane = threadIdx.x % WARP, part = lane % KEY_LANES;
 
@@ -52,26 +53,30 @@ static __device__ float block_scores(float *shared, const float *q, const float 
         }
         for (uint32_t i = KEY_LANES / 2; i > 0; i /= 2)
             s += __shfl_xor_sync(ALL_LANES, s, i);
+        s *= attention->scale;
+        if (attention->softcap > 0)
+            s = attention->softcap * tanhf(s / attention->softcap);
         if (part == 0 && t < count)
-            shared[t] = s * scale;
+            shared[t] = s;
     }
     __syncwarp();
-    float mine = lane < count ? shared[lane] : -INFINITY;
+    float mine = lane >= begin && lane < count ? shared[lane] : -INFINITY;
     __syncwarp();
     return mine;
 }
 
+/* Positions [begin, count) of a block; at least one. */
 static __device__ void attend_block(struct part *p, float *shared, const float *q,
-                                    const float *keys, const float *values, uint32_t count,
-                                    uint32_t dim, float scale)
+                                    const float *keys, const float *values, uint32_t begin,
+                                    uint32_t count, uint32_t dim, const struct attention *attention)
 {
     uint32_t lane = threadIdx.x % WARP;
-    float score = block_scores(shared, q, keys, count, dim, scale), max = score, sum;
+    float score = block_scores(shared, q, keys, begin, count, dim, attention), max = score, sum;
 
     for (int i = 16; i > 0; i /= 2)
         max = fmaxf(max, __shfl_xor_sync(ALL_LANES, max, i));
     max = fmaxf(max, p->max);
-    float keep = expf(p->max - max), e = lane < count ? expf(score - max) : 0;
+    float keep = expf(p->max - max), e = lane >= begin && lane < count ? expf(score - max) : 0;
     sum = e;
     for (int i = 16; i > 0; i /= 2)
         sum += __shfl_xor_sync(ALL_LANES, sum, i);
@@ -80,7 +85,7 @@ static __device__ void attend_block(struct part *p, float *shared, const float *
 #pragma unroll
     for (uint32_t i = 0; i < DIM_A_LANE; i++)
         p->acc[i] *= keep;
-    for (uint32_t t = 0; t < count; t++) {
+    for (uint32_t t = begin; t < count; t++) {
         float weight = __shfl_sync(ALL_LANES, e, (int)t);
 #pragma unroll
         for (uint32_t i = 0; i < DIM_A_LANE; i++)
@@ -121,7 +126,8 @@ static __device__ void join(float *out, const struct part *p, uint32_t dim)
 
 /* A query head of a token a block; blocks go through them all, so that a launch does not depend on
  * how many there are. */
-static __global__ void __launch_bounds__(SPLITS *WARP, 2) attention_kernel(const attention_args a)
+static __global__ void __launch_bounds__(SPLITS *WARP, 2)
+    attention_kernel(const __grid_constant__ attention_args a)
 {
     __shared__ float scores[SPLITS][BLOCK_POS];
     __shared__ __align__(16) float query[DIM_MAX];
@@ -135,29 +141,35 @@ static __global__ void __launch_bounds__(SPLITS *WARP, 2) attention_kernel(const
             item -= a.seqs[seq++].count;
         if (seq == a.seq_count)
             return;
-        uint32_t pos = a.seqs[seq].first_pos + item;
+        uint32_t pos = a.seqs[seq].first_pos + item, window = a.attention.window;
+        uint32_t first = window != 0 && pos >= window ? pos + 1 - window : 0;
         size_t at = ((size_t)(a.seqs[seq].first_row + item) * a.q_heads + head) * dim;
         struct part p = {-INFINITY, 0, {0}};
         for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x)
             query[i] = a.q[at + i];
         __syncthreads();
-        for (uint32_t start = warp * length; start <= pos; start += SPLITS * length) {
+        /* Blocks before the window may have no page. */
+        uint32_t skipped = first / (SPLITS * length) * SPLITS * length;
+        for (uint32_t start = skipped + warp * length; start <= pos; start += SPLITS * length) {
+            if (start + length <= first)
+                continue;
             const char *page = (const char *)a.pages[a.seqs[seq].table + start / a.kv.page_tokens];
             const float *keys = (const float *)(page + a.layer * a.kv.layer_bytes);
             keys += ((size_t)kv_head * a.kv.page_tokens + start % a.kv.page_tokens) * dim;
-            attend_block(&p, scores[warp], query, keys, keys + half, min(pos + 1 - start, length),
-                         dim, a.scale);
+            attend_block(&p, scores[warp], query, keys, keys + half,
+                         first > start ? first - start : 0, min(pos + 1 - start, length), dim,
+                         &a.attention);
         }
         join(a.out + at, &p, dim);
     }
 }
 
-void cuda_attention(struct device *d, float *out, const float *q, uint32_t q_heads, float scale,
-                    const struct kv_layout *kv, uint32_t layer, const struct attn_row *seqs,
-                    uint32_t seq_count, void *const *pages)
+void cuda_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+                    const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
+                    const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
 {
     struct cuda_device *c = cuda_enter(d);
-    struct attention_args a = {out, q, q_heads, layer, seq_count, scale, *kv, seqs, pages};
+    struct attention_args a = {out, q, q_heads, layer, seq_count, *attention, *kv, seqs, pages};
 
     if (kv->head_dim > DIM_MAX || kv->head_dim % 4 != 0 || q_heads % kv->kv_heads != 0) {
         cuda_note(c, cudaErrorInvalidValue);

@@ -142,7 +142,11 @@ static const struct device_ops cuda_ops = {
     .matmul = cuda_matmul,
     .rope_kv = cuda_rope_kv,
     .attention = cuda_attention,
-    .swiglu = cuda_swiglu,
+    .glu = cuda_glu,
+    .scale = cuda_scale,
+    .route = cuda_route,
+    .matmul_expert = cuda_matmul_expert,
+    .combine = cuda_combine,
 };
 
 /* Its properties into c; refuses what the kernels were not built for. */

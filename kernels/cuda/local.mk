@@ -8,6 +8,7 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/cuda.cuh \
 	kernels/cuda/decode.cuh \
 	kernels/cuda/device.cu \
+	kernels/cuda/experts.cu \
 	kernels/cuda/limits.cu \
 	kernels/cuda/limits.cuh \
 	kernels/cuda/limits.h \
@@ -41,9 +42,23 @@ CUDA_KERNELS_LIBS = \
 	common/libcommon.a \
 	$(CUDA_LIBS)
 
+check_PROGRAMS += tests/unit/cuda_attention_test
+TESTS += tests/unit/cuda_attention_test
+tests_unit_cuda_attention_test_SOURCES = \
+	tests/unit/cuda_compare.h \
+	tests/unit/cuda_attention_test.c \
+	tests/unit/kernels_compare.h
+tests_unit_cuda_attention_test_LDADD = \
+	kernels/libreference.a \
+	$(CUDA_KERNELS_LIBS) \
+	$(CMOCKA_LIBS) \
+	$(HWLOC_LIBS) \
+	-lm -lpthread
+
 check_PROGRAMS += tests/unit/cuda_kernels_test
 TESTS += tests/unit/cuda_kernels_test
 tests_unit_cuda_kernels_test_SOURCES = \
+	tests/unit/cuda_compare.h \
 	tests/unit/cuda_kernels_test.c \
 	tests/unit/kernels_compare.h
 tests_unit_cuda_kernels_test_LDADD = \

@@ -114,11 +114,10 @@ FN void store_sums(const matmul_args &a, const float (&acc)[TW][TX], uint32_t r0
 /* The weights of AHEAD steps are on their way while those of the AHEAD before them are used.
  * ALIGNED: all rows, of x and of the weights, begin at multiples of 16 bytes. */
 template <class C, int TX, int TW, int AHEAD, bool ALIGNED>
-static __global__ void __launch_bounds__(MATMUL_WARPS *WARP) matmul_kernel(const matmul_args a)
+FN void product(const matmul_args &a, uint32_t tile, uint32_t r0)
 {
     __shared__ float4 chunk[CHUNK_STEPS(TX) * TX * 2 * WARP];
-    uint32_t lane = threadIdx.x % WARP, tile = blockIdx.x / a.x_tiles;
-    uint32_t r0 = blockIdx.x % a.x_tiles * TX;
+    uint32_t lane = threadIdx.x % WARP;
     uint32_t j0 = (tile * MATMUL_WARPS + threadIdx.x / WARP) * TW;
     uint32_t steps = (a.cols + STEP_COLS - 1) / STEP_COLS;
     uint32_t whole = a.cols / STEP_COLS / AHEAD * AHEAD;
@@ -167,6 +166,12 @@ static __global__ void __launch_bounds__(MATMUL_WARPS *WARP) matmul_kernel(const
 }
 
 template <class C, int TX, int TW, int AHEAD, bool ALIGNED>
+static __global__ void __launch_bounds__(MATMUL_WARPS *WARP) matmul_kernel(const matmul_args a)
+{
+    product<C, TX, TW, AHEAD, ALIGNED>(a, blockIdx.x / a.x_tiles, blockIdx.x % a.x_tiles * TX);
+}
+
+template <class C, int TX, int TW, int AHEAD, bool ALIGNED>
 static void launch(struct cuda_device *c, struct matmul_args a)
 {
     uint32_t tiles = (a.w_rows + MATMUL_WARPS * TW - 1) / (MATMUL_WARPS * TW);
@@ -198,14 +203,20 @@ static bool aligned16(const void *p, uint64_t row_bytes)
     return (((uintptr_t)p | row_bytes) & 15) == 0;
 }
 
-void cuda_matmul(struct device *d, float *out, const float *x, const struct weight *w,
-                 const float *bias, uint32_t rows)
+/* Blocks of the quantized types are read in small pieces: any even place will do. */
+static bool aligned_product(const float *x, const struct weight *w)
 {
-    struct cuda_device *c = cuda_enter(d);
+    bool wide = w->dtype == DTYPE_F32 || w->dtype == DTYPE_F16 || w->dtype == DTYPE_BF16;
+
+    return aligned16(x, (uint64_t)w->cols * sizeof(float)) &&
+           (!wide || aligned16(w->data, dtype_row_bytes(w->dtype, w->cols)));
+}
+
+static struct matmul_args arguments(float *out, const float *x, const struct weight *w,
+                                    const float *bias, uint32_t rows)
+{
     struct matmul_args a = {};
 
-    if (rows == 0 || w->rows == 0)
-        return;
     a.out = out;
     a.x = x;
     a.bias = bias;
@@ -214,11 +225,65 @@ void cuda_matmul(struct device *d, float *out, const float *x, const struct weig
     a.w_rows = w->rows;
     a.cols = w->cols;
     a.rows = rows;
-    /* Blocks of the quantized types are read in small pieces: any even place will do. */
-    bool wide = w->dtype == DTYPE_F32 || w->dtype == DTYPE_F16 || w->dtype == DTYPE_BF16;
-    bool aligned = aligned16(x, (uint64_t)w->cols * sizeof(float)) &&
-                   (!wide || aligned16(w->data, a.row_bytes));
-    with_codec<matmul>(w->dtype, c, a, aligned);
+    return a;
+}
+
+void cuda_matmul(struct device *d, float *out, const float *x, const struct weight *w,
+                 const float *bias, uint32_t rows)
+{
+    struct cuda_device *c = cuda_enter(d);
+
+    if (rows == 0 || w->rows == 0)
+        return;
+    with_codec<matmul>(w->dtype, c, arguments(out, x, w, bias, rows), aligned_product(x, w));
+    cuda_note(c, cudaGetLastError());
+}
+
+/* ---- by chosen experts -------------------------------------------------------------------------
+ */
+
+/* Each row of out as matmul_kernel computes a lone row. */
+template <class C, int TW, int AHEAD, bool ALIGNED>
+static __global__ void __launch_bounds__(MATMUL_WARPS *WARP)
+    expert_kernel(const matmul_args all, const uint32_t *ids, uint64_t expert_bytes, uint32_t share)
+{
+    uint32_t row = blockIdx.x % all.rows;
+    matmul_args a = all;
+
+    a.out += (size_t)row * a.w_rows;
+    a.x += (size_t)(row / share) * a.cols;
+    a.data += ids[row] * expert_bytes;
+    a.rows = 1;
+    product<C, 1, TW, AHEAD, ALIGNED>(a, blockIdx.x / all.rows, 0);
+}
+
+template <class C> struct matmul_expert {
+    static void run(struct cuda_device *c, struct matmul_args a, const uint32_t *ids,
+                    uint32_t share, bool aligned)
+    {
+        uint32_t tile = MATMUL_WARPS * (aligned ? 2 : 1), tiles = (a.w_rows + tile - 1) / tile;
+        uint64_t blocks = (uint64_t)tiles * a.rows, bytes = a.row_bytes * a.w_rows;
+
+        if (blocks > INT32_MAX)
+            cuda_note(c, cudaErrorInvalidValue);
+        else if (aligned)
+            expert_kernel<C, 2, 4, true>
+                <<<(uint32_t)blocks, MATMUL_WARPS * WARP, 0, c->stream>>>(a, ids, bytes, share);
+        else
+            expert_kernel<C, 1, 1, false>
+                <<<(uint32_t)blocks, MATMUL_WARPS * WARP, 0, c->stream>>>(a, ids, bytes, share);
+    }
+};
+
+void cuda_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+                        const uint32_t *expert_ids, uint32_t rows, uint32_t share)
+{
+    struct cuda_device *c = cuda_enter(d);
+    struct matmul_args a = arguments(out, x, w, NULL, rows);
+
+    if (rows == 0 || w->rows == 0)
+        return;
+    with_codec<matmul_expert>(w->dtype, c, a, expert_ids, share, aligned_product(x, w));
     cuda_note(c, cudaGetLastError());
 }
 

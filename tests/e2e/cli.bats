@@ -145,6 +145,23 @@ PY
     assert_says 'bad.conf:1.*Colour.*allowed'
 }
 
+@test "inspect says what is in a model, and refuses by name" {
+    run -1 mp inspect /nowhere
+    assert_has "/nowhere: No such file or directory; a model is"
+    mkdir -p "$RIG_DIR/folder"
+    run -1 mp inspect "$RIG_DIR/folder"
+    assert_has "a folder without model.safetensors"
+    run -2 mp inspect
+    run -2 mp inspect --memory=much /nowhere
+    need_model
+    run -0 mp inspect "$MODELPOOL_TEST_MODEL"
+    assert_has "runs here    yes"
+    run -0 mp inspect --json "$MODELPOOL_TEST_MODEL"
+    python3 -c 'import json, sys; m = json.loads(sys.argv[1]); assert m["runs"]' "$output"
+    run -1 mp inspect --memory=8M "$MODELPOOL_TEST_MODEL"
+    assert_has "runs here    no: its weights take"
+}
+
 @test "config check accepts the running configuration" {
     need_model
     run -0 mp config check "$RIG_DIR/etc/modelpool.conf"

@@ -3,9 +3,8 @@
  *
  *     clang -g -O1 -fsanitize=fuzzer,address,undefined -std=gnu11 -D_GNU_SOURCE -I. \
  *         -Wl,--wrap=mmap -Wl,--wrap=munmap -o gguf_fuzz tests/fuzz/gguf_fuzz.c \
- *         tests/unit/exact_map.c model/arch.c model/bpe.c model/detokenizer.c model/ggml_type.c \
- *         model/gguf.c model/gguf_metadata.c model/pretokenizer.c model/tokenizer.c model/utf8.c \
- *         model/vocabulary.c common/error.c -lpcre2-8 -lm
+ *         tests/unit/exact_map.c model/[a-z]*.c common/error.c \
+ *         -ljansson -lpcre2-8 -lutf8proc -lm
  *     ./gguf_fuzz -max_len=65536 CORPUS
  *
  * A seed is any small GGUF file, such as what tests/unit/tiny_gguf.c writes with one layer.
@@ -52,31 +51,29 @@ static void read_values(const struct gguf *g)
     }
 }
 
-static void read_weights(const struct gguf *g)
+static void read_weights(const struct source *s)
 {
+    const unsigned char *base = gguf_base(source_gguf(s));
     unsigned sum = 0;
+    struct arch_ref ref;
     struct arch a;
 
-    if (arch_read(&a, g, NULL))
+    if (arch_read(&a, s, NULL))
         return;
     for (enum role role = 0; role < ROLE_COUNT; role++)
-        for (uint32_t layer = 0; layer < a.layers; layer++) {
-            const struct gguf_tensor *t = arch_tensor(&a, g, role, layer);
-            const unsigned char *base = gguf_base(g);
-
-            if (t)
-                sum += base[t->offset] + base[t->offset + t->bytes - 1];
-        }
+        for (uint32_t layer = 0; layer < a.layers; layer++)
+            if (arch_tensor(&a, s, role, layer, &ref))
+                sum += base[ref.tensor->offset] + base[ref.tensor->offset + ref.tensor->bytes - 1];
     if (sum == UINT32_MAX)
         abort(); /* keeps the reads */
 }
 
 /* The file's end as text, there and back. */
-static void use_tokenizer(const struct gguf *g, const uint8_t *data, size_t len)
+static void use_tokenizer(const struct source *s, const uint8_t *data, size_t len)
 {
     struct token_list list = {NULL, 0, 0};
     struct detokenizer d = {.pending_len = 0};
-    struct tokenizer *t = tokenizer_create(g, NULL);
+    struct tokenizer *t = tokenizer_create(s, NULL);
     size_t n = len < 256 ? len : 256, room;
     char *out;
 
@@ -102,18 +99,19 @@ static void use_tokenizer(const struct gguf *g, const uint8_t *data, size_t len)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    int fd = memfd_create("fuzz", MFD_CLOEXEC);
-    struct gguf *g;
+    struct source_files files = {.count = 1, .files = {{.kind = SOURCE_GGUF}}};
+    struct source *s;
 
-    if (fd < 0 || write(fd, data, len) != (ssize_t)len)
+    files.files[0].fd = memfd_create("fuzz", MFD_CLOEXEC);
+    if (files.files[0].fd < 0 || write(files.files[0].fd, data, len) != (ssize_t)len)
         abort();
-    g = gguf_open_fd(fd, "fuzz.gguf", NULL);
-    close(fd);
-    if (!g)
+    s = source_open_files(&files, "fuzz.gguf", NULL);
+    source_files_close(&files);
+    if (!s)
         return 0;
-    read_values(g);
-    read_weights(g);
-    use_tokenizer(g, data, len);
-    gguf_close(g);
+    read_values(source_gguf(s));
+    read_weights(s);
+    use_tokenizer(s, data, len);
+    source_close(s);
     return 0;
 }

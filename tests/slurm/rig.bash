@@ -39,7 +39,11 @@ rig_say() { printf 'rig: %s\n' "$*" >&2; }
 rig_missing() {
     local tool
     for tool in unshare setpriv munged slurmctld slurmd srun ip; do
-        command -v "$tool" >/dev/null || { printf '%s' "$tool"; return 0; }
+        command -v "$tool" >/dev/null || { printf '%s' "$tool is not installed (Debian: slurm-wlm munge util-linux iproute2)"; return 0; }
+    done
+    # They are covered by private ones, which needs a file to cover.
+    for tool in /etc/passwd /etc/group /etc/hosts /etc/nsswitch.conf; do
+        [ -e "$tool" ] || { printf '%s' "there is no $tool here; an empty one will do"; return 0; }
     done
     return 1
 }
@@ -58,7 +62,7 @@ rig_enter()
         exit 2
     fi
     if missing=$(rig_missing); then
-        rig_say "$missing is not installed (Debian: slurm-wlm munge util-linux iproute2)"
+        rig_say "$missing"
         exit 2
     fi
     if ! unshare --mount --pid --net --uts --ipc --fork --mount-proc true 2>/dev/null; then
@@ -90,7 +94,7 @@ rig_leave()
     fi
     # Processes of a killed namespace may still be writing for a moment.
     local try
-    for try in 1 2 3 4 5 6 7 8 9 10; do
+    for ((try = 0; try < 100; try++)); do
         rm -rf -- "$RIG_DIR" 2>/dev/null
         [ -e "$RIG_DIR" ] || return 0
         sleep 0.1

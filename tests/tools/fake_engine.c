@@ -176,7 +176,7 @@ static void fault(struct fake_sequence *s)
 
 /* --- orders ----------------------------------------------------------------------------------- */
 
-static void add_model(const struct order_model *o, int fd)
+static void add_model(const struct order_model *o, const int *fds, size_t count)
 {
     struct event_model ev = {.kind = EVENT_MODEL,
                              .model = o->model,
@@ -187,9 +187,10 @@ static void add_model(const struct order_model *o, int fd)
                              .vocabulary = FAKE_VOCABULARY};
     struct stat st;
 
-    if (fd < 0 || o->model >= MODELS || fstat(fd, &st) != 0)
+    if (count == 0 || count != o->files || o->model >= MODELS || fstat(fds[0], &st) != 0)
         abort();
-    close(fd);
+    for (size_t i = 0; i < count; i++)
+        close(fds[i]);
     fake.models[o->model] = (struct fake_model){.known = 1, .bytes = (uint64_t)st.st_size};
     ev.weight_bytes = (uint64_t)st.st_size;
     if (strcmp(mode("FAKE_BAD_MODEL"), o->name) == 0) {
@@ -214,13 +215,13 @@ static void unload(uint32_t model)
         set_resident(model, 0);
 }
 
-static void take_order(const void *msg, int fd)
+static void take_order(const void *msg, const int *fds, size_t count)
 {
     const struct order_ref *ref = msg;
 
     switch (ref->kind) {
     case ORDER_MODEL:
-        add_model(msg, fd);
+        add_model(msg, fds, count);
         break;
     case ORDER_LOAD:
         answer_load(ref->model);
@@ -253,7 +254,7 @@ static int receive(void)
     static _Alignas(16) char buf[ORDER_BYTES_MAX];
     union {
         struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(ORDER_FILES_MAX * sizeof(int))];
     } control;
     struct iovec iov = {.iov_base = buf, .iov_len = sizeof buf};
     struct msghdr mh = {.msg_iov = &iov,
@@ -261,15 +262,18 @@ static int receive(void)
                         .msg_control = &control,
                         .msg_controllen = sizeof control};
     ssize_t n = recvmsg(ORDER_FD, &mh, fake.turn_count > 0 ? MSG_DONTWAIT : 0);
-    int fd = -1;
+    int fds[ORDER_FILES_MAX];
+    size_t count = 0;
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
     if (n <= 0)
         _exit(0);
-    if (mh.msg_controllen >= CMSG_LEN(sizeof(int)))
-        memcpy(&fd, CMSG_DATA(&control.head), sizeof fd);
-    take_order(buf, fd);
+    if (mh.msg_controllen >= CMSG_LEN(sizeof(int))) {
+        count = (control.head.cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds, CMSG_DATA(&control.head), count * sizeof(int));
+    }
+    take_order(buf, fds, count);
     return 1;
 }
 

@@ -25,7 +25,7 @@ struct scene {
     struct shape shape;
     struct kv_layout kv;
     struct rope rope;
-    float scale;
+    struct attention attention;
     uint32_t seqs, tokens[SEQS_MAX];
     float *q[SEQS_MAX], *k[SEQS_MAX], *v[SEQS_MAX];
     void *pages[PAGES_MAX];
@@ -45,8 +45,8 @@ static void scene_open(struct scene *s, const struct shape *shape, const uint32_
     s->shape = *shape;
     s->kv = (struct kv_layout){LAYERS, shape->kv_heads, shape->head_dim, shape->page_tokens,
                                layer,  LAYERS * layer};
-    s->rope = (struct rope){.theta = 10000, .dims = shape->head_dim, .interleaved = 1};
-    s->scale = (float)(1 / sqrt(shape->head_dim));
+    s->rope = (struct rope){.theta = 10000, .scale = 1, .dims = shape->head_dim, .interleaved = 1};
+    s->attention = (struct attention){.scale = (float)(1 / sqrt(shape->head_dim))};
     s->seqs = seqs;
     for (uint32_t i = 0; i < seqs; i++) {
         size_t row = (size_t)tokens[i] * shape->head_dim;
@@ -106,11 +106,11 @@ static void step(struct scene *s, struct device *d, uint32_t n, const uint32_t *
     copy_rows(rows, which, n, s->v, v, kw, 0);
     if (d) {
         k_rope_kv(d, q, k, v, s->shape.q_heads, &s->rope, &s->kv, LAYER, rows, n, s->pages);
-        k_attention(d, o, q, s->shape.q_heads, s->scale, &s->kv, LAYER, rows, n, s->pages);
+        k_attention(d, o, q, s->shape.q_heads, &s->attention, &s->kv, LAYER, rows, n, s->pages);
         device_sync(d);
     } else {
         ref_rope_kv(q, k, v, s->shape.q_heads, &s->rope, &s->kv, LAYER, rows, n, s->pages);
-        ref_attention(o, q, s->shape.q_heads, s->scale, &s->kv, LAYER, rows, n, s->pages);
+        ref_attention(o, q, s->shape.q_heads, &s->attention, &s->kv, LAYER, rows, n, s->pages);
     }
     copy_rows(rows, which, n, out, o, qw, 1);
     free(q);
@@ -206,6 +206,13 @@ static void test_attention(void **state)
             struct scene s;
             scene_open(&s, &shapes[i], tokens, 4, &seed);
             check_chunks(&s, three, one);
+            /* Windows within, at and beyond blocks and pages; of one token; longer than all. */
+            static const uint32_t windows[] = {1, 5, 16, 33, 64, 1000};
+            for (size_t w = 0; i < 3 && w < sizeof(windows) / sizeof(windows[0]); w++) {
+                s.attention.window = windows[w];
+                s.attention.softcap = w % 2 ? 5 : 0;
+                check_chunks(&s, three, one);
+            }
             scene_close(&s);
         }
         device_destroy(one);
@@ -272,6 +279,7 @@ static void test_rope(void **state)
             /* A part of the head alone, with divided frequencies. */
             s.rope.dims = shapes[i].head_dim < 16 ? 4 : 16;
             s.rope.factors = factors;
+            s.rope.scale = 1.25f;
             check_rope(d, &s);
             scene_close(&s);
         }
@@ -317,7 +325,7 @@ static void check_peak(struct device *d, struct scene *s, uint32_t peak)
     for (size_t i = 0; i < (size_t)tokens * 9 * 64; i++)
         s->q[0][i] = i % 64 == 7 ? 1 : 0;
     for (size_t h = 0; h < 3; h++)
-        s->k[0][(peak * 3 + h) * 64 + 7] = 150 / s->scale;
+        s->k[0][(peak * 3 + h) * 64 + 7] = 150 / s->attention.scale;
     run(s, d, 50, 1, o.rows);
     for (size_t t = peak; t < tokens; t++)
         for (size_t h = 0; h < 9; h++)
@@ -334,7 +342,7 @@ static void check_stairs(struct device *d, struct scene *s, int falling)
     for (uint32_t t = 0; t < s->tokens[0]; t++) {
         float score = 100 * (float)(falling ? 10 - t / 16 : t / 16);
         for (size_t h = 0; h < 3; h++)
-            s->k[0][(t * 3 + h) * 64 + 7] = score / s->scale;
+            s->k[0][(t * 3 + h) * 64 + 7] = score / s->attention.scale;
     }
     run(s, NULL, 50, 1, want.rows);
     run(s, d, 50, 1, got.rows);

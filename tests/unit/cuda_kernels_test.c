@@ -1,84 +1,19 @@
 /*
- * cuda_kernels_test.c - the operations of kernels.h on a GPU against the reference
+ * cuda_kernels_test.c - stored types, matrix products and row operations on a GPU against the
+ * reference
  *
- * Skipped, and said so, where there is no GPU; bench/results/ holds the output of a machine with
- * one. What kernels_test.c and attention_test.c ask of the CPU is asked here of the GPU: the
- * reference's values, and the same bits for a row whoever else is in the call.  With
- * CUDA_TEST_SMALL=1 in the environment (compute-sanitizer is slow) the largest shapes are left out.
+ * What kernels_test.c asks of the CPU is asked here of the GPU: the reference's values, and the
+ * same bits for a row whoever else is in the call.
  */
-#include "tests/unit/kernels_compare.h"
+#include "tests/unit/cuda_compare.h"
 
-#define ROWS_MAX  256u
-#define COLS_MAX  14336u
-#define CHECKED   64u /* rows of a result that the reference computes, at most */
-#define SEQS_MAX  4u
-#define PAGES_MAX 64u
-#define LAYERS    2u
-#define LAYER     1u
+#define CHECKED 64u /* rows of a result that the reference computes, at most */
 
 static const enum dtype dtypes[] = {
     DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0,
     DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
 };
 #define DTYPE_COUNT (sizeof(dtypes) / sizeof(dtypes[0]))
-
-static struct device *gpu; /* of all tests; NULL: there is none */
-static struct error why;
-
-#define NEED_GPU(state)                                                                            \
-    do {                                                                                           \
-        (void)(state);                                                                             \
-        if (!gpu) {                                                                                \
-            print_message("%s: see the recorded run, bench/results/h200-*/"                        \
-                          "cuda_kernels_test.txt\n",                                               \
-                          why.text);                                                               \
-            skip();                                                                                \
-        }                                                                                          \
-    } while (0)
-
-static int small(void)
-{
-    return getenv("CUDA_TEST_SMALL") != NULL;
-}
-
-/* ---- memory of the GPU -------------------------------------------------------------------------
- */
-
-/* A copy of n bytes there; of NULL: bytes 0xff, which are NaN. */
-static void *there(const void *from, size_t bytes)
-{
-    struct error err;
-    void *p = device_alloc(gpu, bytes, &err);
-    void *poison = NULL;
-
-    if (!p)
-        fail_msg("%s", err.text);
-    if (!from) {
-        poison = allocate(bytes);
-        memset(poison, 0xff, bytes);
-    }
-    device_copy(gpu, p, from ? from : poison, bytes);
-    device_sync(gpu);
-    free(poison);
-    return p;
-}
-
-static void fetch(void *to, const void *from, size_t bytes)
-{
-    struct error err;
-
-    device_copy(gpu, to, from, bytes);
-    if (device_check(gpu, &err) != 0)
-        fail_msg("%s", err.text);
-}
-
-static void *fetched(const void *from, size_t bytes)
-{
-    void *p = allocate(bytes);
-
-    fetch(p, from, bytes);
-    return p;
-}
 
 static struct weight weight_there(const struct weight *w)
 {
@@ -357,7 +292,7 @@ static void check_norms(uint32_t rows, uint32_t cols, uint64_t *seed)
 
     for (size_t i = 0; i < n; i++)
         sum[i] = x[i] + y[i];
-    k_add_rmsnorm(gpu, out, dx, dy, dw, rows, cols, 1e-5f);
+    k_add_rmsnorm(gpu, out, dx, dy, 1, dw, rows, cols, 1e-5f);
     fetch(got, out, bytes);
     fetch(x, dx, bytes);
     assert_same_bits(x, sum, n, "sum of add_rmsnorm");
@@ -389,7 +324,7 @@ static void test_norms(void **state)
             check_norms(row_counts[r], row_widths[c], &seed);
 }
 
-static void check_swiglu(uint32_t rows, uint32_t cols, uint64_t *seed)
+static void check_glu(uint32_t rows, uint32_t cols, enum activation activation, uint64_t *seed)
 {
     size_t n = (size_t)rows * cols;
     float *x = random_floats(2 * n, seed), *want = allocate(n * sizeof(*want));
@@ -399,13 +334,13 @@ static void check_swiglu(uint32_t rows, uint32_t cols, uint64_t *seed)
         for (size_t i = 0; i < cols; i++)
             x[r * 2 * cols + i] *= i % 3 == 0 ? 1 : i % 3 == 1 ? 20 : 200;
     float *dx = there(x, 2 * n * sizeof(*x)), *out = there(NULL, n * sizeof(*out));
-    k_swiglu(gpu, out, dx, rows, cols);
+    k_glu(gpu, out, dx, rows, cols, activation);
     float *got = fetched(out, n * sizeof(*got));
-    ref_swiglu(want, x, rows, cols);
-    assert_close(got, want, n, 2e-6, "swiglu");
-    k_swiglu(gpu, out, dx + (size_t)(rows - 1) * 2 * cols, 1, cols);
+    ref_glu(want, x, rows, cols, activation);
+    assert_close(got, want, n, 2e-6, "glu");
+    k_glu(gpu, out, dx + (size_t)(rows - 1) * 2 * cols, 1, cols, activation);
     float *alone = fetched(out, cols * sizeof(*alone));
-    assert_same_bits(alone, got + n - cols, cols, "swiglu of one row");
+    assert_same_bits(alone, got + n - cols, cols, "glu of one row");
     device_free(gpu, dx);
     device_free(gpu, out);
     free(x);
@@ -414,422 +349,247 @@ static void check_swiglu(uint32_t rows, uint32_t cols, uint64_t *seed)
     free(alone);
 }
 
-static void test_swiglu(void **state)
+static void test_glu(void **state)
 {
     uint64_t seed = 5;
 
     NEED_GPU(state);
     for (size_t c = 0; c < ROW_WIDTHS; c++)
         for (size_t r = 0; r < ROW_COUNTS; r++)
-            check_swiglu(row_counts[r], row_widths[c], &seed);
+            for (int a = ACTIVATION_SILU; a <= ACTIVATION_GELU_TANH; a++)
+                check_glu(row_counts[r], row_widths[c], (enum activation)a, &seed);
 }
 
-/* ---- rotary embedding, cache and attention -----------------------------------------------------
+/* What is no number stays none, and what is too large keeps its sign. */
+static void test_glu_ends(void **state)
+{
+    NEED_GPU(state);
+    for (int a = ACTIVATION_SILU; a <= ACTIVATION_GELU_TANH; a++) {
+        float x[8] = {NAN, INFINITY, 1e30f, -1e30f, 1, 1, 1, 1};
+        void *dx = there(x, sizeof(x)), *out = there(NULL, 4 * sizeof(float));
+        k_glu(gpu, out, dx, 1, 4, (enum activation)a);
+        float *got = fetched(out, 4 * sizeof(*got));
+        assert_true(is_nan(got[0]));
+        assert_true(got[1] == INFINITY);
+        assert_true(got[2] == 1e30f);
+        assert_true(got[3] == 0);
+        device_free(gpu, dx);
+        device_free(gpu, out);
+        free(got);
+    }
+}
+
+/* Each element relative to itself: a cap must not lose small logits. */
+static void check_scale(uint32_t rows, uint32_t cols, float scale, float cap, uint64_t *seed)
+{
+    size_t n = (size_t)rows * cols, bytes = n * sizeof(float);
+    float *x = random_floats(n, seed), *want = allocate(bytes);
+
+    for (size_t i = 0; i < n; i++)
+        x[i] *= i % 4 == 0 ? 1000 : i % 4 == 1 ? 1 : i % 4 == 2 ? 20 : 1e-3f;
+    x[0] = 0;
+    memcpy(want, x, bytes);
+    float *dx = there(x, bytes);
+    ref_scale(want, rows, cols, scale, cap);
+    k_scale(gpu, dx, rows, cols, scale, cap);
+    fetch(x, dx, bytes);
+    for (size_t i = 0; i < n; i++)
+        assert_true(fabsf(x[i] - want[i]) <= 2e-6f * fabsf(want[i]));
+    x[0] = NAN;
+    device_copy(gpu, dx, x, sizeof(*x));
+    k_scale(gpu, dx, 1, 1, scale, cap);
+    fetch(x, dx, sizeof(*x));
+    assert_true(is_nan(x[0]));
+    device_free(gpu, dx);
+    free(x);
+    free(want);
+}
+
+static void test_scale(void **state)
+{
+    uint64_t seed = 6;
+
+    NEED_GPU(state);
+    for (size_t c = 0; c < ROW_WIDTHS; c++) {
+        check_scale(3, row_widths[c], 0.125f, 0, &seed);
+        check_scale(3, row_widths[c], 1, 30, &seed);
+        check_scale(3, row_widths[c], 0.5f, 50, &seed);
+    }
+}
+
+/* The sum alone, and with a factor, both as plain float arithmetic gives it. */
+static void test_scaled_sum(void **state)
+{
+    uint64_t seed = 7;
+    uint32_t rows = 3, cols = 577;
+    size_t n = (size_t)rows * cols, bytes = n * sizeof(float);
+
+    NEED_GPU(state);
+    float *x = random_floats(n, &seed), *y = random_floats(n, &seed), *w = random_floats(n, &seed);
+    float *sum = allocate(bytes), *want = allocate(bytes), *dx = there(x, bytes);
+    float *dy = there(y, bytes), *dw = there(w, cols * sizeof(*w)), *out = there(NULL, bytes);
+    for (size_t i = 0; i < n; i++) {
+        volatile float part = y[i] * 0.22f;
+        sum[i] = x[i] + part;
+    }
+    k_add_rmsnorm(gpu, out, dx, dy, 0.22f, NULL, rows, cols, 1e-5f);
+    float *got = fetched(dx, bytes), *untouched = fetched(out, bytes);
+    assert_same_bits(got, sum, n, "scaled sum");
+    for (size_t i = 0; i < n; i++)
+        assert_true(is_nan(untouched[i]));
+    device_copy(gpu, dx, x, bytes);
+    k_add_rmsnorm(gpu, out, dx, dy, 0.22f, dw, rows, cols, 1e-5f);
+    fetch(got, dx, bytes);
+    assert_same_bits(got, sum, n, "scaled sum before its norm");
+    fetch(got, out, bytes);
+    ref_rmsnorm(want, sum, w, rows, cols, 1e-5f);
+    assert_close(got, want, n, 2e-6, "norm of a scaled sum");
+    device_free(gpu, dx);
+    device_free(gpu, dy);
+    device_free(gpu, dw);
+    device_free(gpu, out);
+    free(x);
+    free(y);
+    free(w);
+    free(sum);
+    free(want);
+    free(got);
+    free(untouched);
+}
+
+/* ---- experts -----------------------------------------------------------------------------------
  */
 
-struct shape {
-    uint32_t q_heads, kv_heads, head_dim, page_tokens;
-};
+#define ROUTED 7u /* rows */
 
-static const struct shape shapes[] = {
-    {9, 3, 64, 16},  {4, 4, 96, 32}, {8, 2, 128, 128},
-    {4, 1, 256, 16}, {2, 1, 20, 16}, {40, 2, 8, 64},
-};
-#define SHAPES (sizeof(shapes) / sizeof(shapes[0]))
-
-/* Sequences that grow together; pages here for the reference, there for the GPU. */
-struct scene {
-    struct shape shape;
-    struct kv_layout kv;
-    struct rope rope;
-    float scale;
-    uint32_t seqs, tokens[SEQS_MAX];
-    float *q[SEQS_MAX], *k[SEQS_MAX], *v[SEQS_MAX];
-    void *here[PAGES_MAX], *there[PAGES_MAX], *table; /* table: there[], there */
-};
-
-static void scene_poison(struct scene *s)
+static void route(uint32_t *ids, float *weights, const float *logits, uint32_t rows,
+                  uint32_t experts, uint32_t top_k, int renormalize)
 {
-    /* What was never written must never be read: it is NaN. */
-    for (uint32_t i = 0; i < PAGES_MAX; i++) {
-        memset(s->here[i], 0xff, s->kv.page_bytes);
-        device_copy(gpu, s->there[i], s->here[i], s->kv.page_bytes);
-    }
-    device_sync(gpu);
+    size_t n = (size_t)rows * top_k;
+    void *in = there(logits, (size_t)rows * experts * sizeof(*logits));
+    void *di = there(NULL, n * sizeof(*ids)), *dw = there(NULL, n * sizeof(*weights));
+
+    k_route(gpu, di, dw, in, rows, experts, top_k, renormalize);
+    fetch(ids, di, n * sizeof(*ids));
+    fetch(weights, dw, n * sizeof(*weights));
+    device_free(gpu, in);
+    device_free(gpu, di);
+    device_free(gpu, dw);
 }
 
-static void scene_open(struct scene *s, const struct shape *shape, const uint32_t *tokens,
-                       uint32_t seqs, uint64_t *seed)
+static void check_route(uint32_t experts, uint32_t top_k, int renormalize, uint64_t *seed)
 {
-    uint64_t layer = 2ull * shape->kv_heads * shape->page_tokens * shape->head_dim * sizeof(float);
+    size_t n = (size_t)ROUTED * top_k;
+    uint32_t *ids = allocate(n * sizeof(*ids)), *want_ids = allocate(n * sizeof(*ids));
+    float *weights = allocate(n * sizeof(*weights)), *want = allocate(n * sizeof(*want));
+    float *logits = random_floats((size_t)ROUTED * experts, seed);
 
-    memset(s, 0, sizeof(*s));
-    s->shape = *shape;
-    s->kv = (struct kv_layout){LAYERS, shape->kv_heads, shape->head_dim, shape->page_tokens,
-                               layer,  LAYERS * layer};
-    s->rope = (struct rope){.theta = 10000, .dims = shape->head_dim, .interleaved = 1};
-    s->scale = (float)(1 / sqrt(shape->head_dim));
-    s->seqs = seqs;
-    for (uint32_t i = 0; i < seqs; i++) {
-        size_t row = (size_t)tokens[i] * shape->head_dim;
-        s->tokens[i] = tokens[i];
-        s->q[i] = random_floats(row * shape->q_heads, seed);
-        s->k[i] = random_floats(row * shape->kv_heads, seed);
-        s->v[i] = random_floats(row * shape->kv_heads, seed);
-        for (size_t j = 0; j < row * shape->q_heads; j++)
-            s->q[i][j] *= 4; /* peaked enough that the running maximum moves */
+    logits[experts / 2] = logits[experts - 1] = 4; /* equals: the first one first */
+    for (uint32_t e = 0; e < experts; e++)
+        logits[experts + e] = 0.5f; /* and all of a row */
+    route(ids, weights, logits, ROUTED, experts, top_k, renormalize);
+    ref_route(want_ids, want, logits, ROUTED, experts, top_k, renormalize);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(ids[i], want_ids[i]);
+    assert_close(weights, want, n, 2e-6, "shares of experts");
+    for (size_t r = 0; r < ROUTED; r++) {
+        route(want_ids, want, logits + r * experts, 1, experts, top_k, renormalize);
+        assert_same_bits(weights + r * top_k, want, top_k, "shares of a lone row");
     }
-    for (uint32_t i = 0; i < PAGES_MAX; i++) {
-        s->here[i] = allocate(s->kv.page_bytes);
-        s->there[i] = there(NULL, s->kv.page_bytes);
-    }
-    s->table = there(s->there, sizeof(s->there));
-    scene_poison(s);
+    free(ids);
+    free(want_ids);
+    free(weights);
+    free(want);
+    free(logits);
 }
 
-static void scene_close(struct scene *s)
+static void test_route(void **state)
 {
-    for (uint32_t i = 0; i < s->seqs; i++) {
-        free(s->q[i]);
-        free(s->k[i]);
-        free(s->v[i]);
-    }
-    for (uint32_t i = 0; i < PAGES_MAX; i++) {
-        free(s->here[i]);
-        device_free(gpu, s->there[i]);
-    }
-    device_free(gpu, s->table);
+    static const uint32_t experts[] = {1, 9, 32, 33, 128, 2048}, top[] = {1, 2, 4, 8, 9, 33};
+    uint64_t seed = 8;
+    float logits[40], weights[2];
+    uint32_t ids[2];
+
+    NEED_GPU(state);
+    for (size_t e = 0; e < sizeof(experts) / sizeof(experts[0]); e++)
+        for (size_t k = 0; k < sizeof(top) / sizeof(top[0]) && top[k] <= experts[e]; k++)
+            for (int renormalize = 0; renormalize < 2; renormalize++)
+                check_route(experts[e], top[k], renormalize, &seed);
+    /* No numbers name experts that exist all the same. */
+    for (uint32_t i = 0; i < 40; i++)
+        logits[i] = NAN;
+    route(ids, weights, logits, 1, 40, 2, 1);
+    assert_true(ids[0] == 0 && ids[1] == 1);
+    assert_true(is_nan(weights[0]));
+    logits[0] = 1;
+    logits[37] = 2;
+    route(ids, weights, logits, 1, 40, 2, 1);
+    assert_true(ids[0] == 37 && ids[1] == 0);
 }
 
-/* Gather the sequences' rows of a step, or scatter them back. */
-static void copy_rows(const struct attn_row *rows, const uint32_t *which, uint32_t n,
-                      float *const *of_seq, float *step, size_t width, int back)
+/* Each chosen expert's product is the bits of the plain product of that row alone. */
+static void check_experts(enum dtype dtype, uint32_t out_rows, uint32_t cols, uint64_t *seed)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        float *a = step + rows[i].first_row * width;
-        float *b = of_seq[which[i]] + rows[i].first_pos * width;
-        memcpy(back ? b : a, back ? a : b, rows[i].count * width * sizeof(float));
+    static const uint32_t ids[6] = {2, 0, 1, 1, 0, 2};
+    static const float shares[6] = {0.125f, 0.25f, 0.375f, 0.5f, 0.625f, 0.75f};
+    struct weight here = random_weight(dtype, 3 * out_rows, cols, seed), all = weight_there(&here);
+    struct weight one = all;
+    size_t n = 6 * (size_t)out_rows;
+    float *x = random_floats(3 * (size_t)cols, seed), *want = allocate(n / 2 * sizeof(*want));
+    float *dx = there(x, 3 * (size_t)cols * sizeof(*x)), *out = there(NULL, n * sizeof(*out));
+    float *plain = there(NULL, out_rows * sizeof(*plain)), *sum = there(NULL, n / 2 * sizeof(*sum));
+    void *di = there(ids, sizeof(ids)), *ds = there(shares, sizeof(shares));
+
+    all.rows = one.rows = out_rows;
+    k_matmul_expert(gpu, out, dx, &all, di, 6, 2);
+    float *got = fetched(out, n * sizeof(*got));
+    for (size_t i = 0; i < 6; i++) {
+        one.data = (const char *)all.data + ids[i] * out_rows * dtype_row_bytes(dtype, cols);
+        k_matmul(gpu, plain, dx + i / 2 * cols, &one, NULL, 1);
+        fetch(want, plain, out_rows * sizeof(*want));
+        assert_same_bits(got + i * out_rows, want, out_rows, "an expert's product");
     }
-}
-
-static float *gathered(const struct attn_row *rows, const uint32_t *which, uint32_t n,
-                       float *const *of_seq, uint32_t total, size_t width)
-{
-    float *step = allocate(total * width * sizeof(*step));
-
-    copy_rows(rows, which, n, of_seq, step, width, 0);
-    return step;
-}
-
-/* The step's operations on the GPU: o from q, k, v. */
-static void step_there(struct scene *s, const struct attn_row *rows, uint32_t n, uint32_t total,
-                       float *o, const float *q, const float *k, const float *v)
-{
-    size_t qb = (size_t)total * s->shape.q_heads * s->shape.head_dim * sizeof(float);
-    size_t kb = (size_t)total * s->shape.kv_heads * s->shape.head_dim * sizeof(float);
-    float *dq = there(q, qb), *dk = there(k, kb), *dv = there(v, kb), *out = there(NULL, qb);
-    struct attn_row *seqs = there(rows, n * sizeof(*rows));
-
-    k_rope_kv(gpu, dq, dk, dv, s->shape.q_heads, &s->rope, &s->kv, LAYER, seqs, n, s->table);
-    k_attention(gpu, out, dq, s->shape.q_heads, s->scale, &s->kv, LAYER, seqs, n, s->table);
-    fetch(o, out, qb);
-    device_free(gpu, dq);
-    device_free(gpu, dk);
-    device_free(gpu, dv);
+    k_combine(gpu, sum, out, ds, 3, 2, out_rows);
+    fetch(want, sum, n / 2 * sizeof(*want));
+    for (size_t i = 0; i < n / 2; i++) {
+        size_t at = i / out_rows * 2 * out_rows + i % out_rows, k = i / out_rows * 2;
+        double both = (double)shares[k] * got[at] + (double)shares[k + 1] * got[at + out_rows];
+        assert_true(close_to(want[i], both, 1e-5 * (1 + fabs(both))));
+    }
+    weight_free(&here, &all);
+    device_free(gpu, dx);
     device_free(gpu, out);
-    device_free(gpu, seqs);
+    device_free(gpu, plain);
+    device_free(gpu, sum);
+    device_free(gpu, di);
+    device_free(gpu, ds);
+    free(x);
+    free(want);
+    free(got);
 }
 
-/* One step: sequence which[i] computes positions [from[i], to[i]). */
-static void step(struct scene *s, int reference, uint32_t n, const uint32_t *which,
-                 const uint32_t *from, const uint32_t *to, float *const *out)
+static void test_experts(void **state)
 {
-    struct attn_row rows[SEQS_MAX];
-    uint32_t total = 0;
-    size_t qw = (size_t)s->shape.q_heads * s->shape.head_dim;
-    size_t kw = (size_t)s->shape.kv_heads * s->shape.head_dim;
-
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t table = which[i] * (PAGES_MAX / s->seqs);
-        rows[i] = (struct attn_row){total, to[i] - from[i], from[i], table};
-        total += to[i] - from[i];
-    }
-    float *q = gathered(rows, which, n, s->q, total, qw), *o = allocate(total * qw * sizeof(*o));
-    float *k = gathered(rows, which, n, s->k, total, kw);
-    float *v = gathered(rows, which, n, s->v, total, kw);
-    if (reference) {
-        ref_rope_kv(q, k, v, s->shape.q_heads, &s->rope, &s->kv, LAYER, rows, n, s->here);
-        ref_attention(o, q, s->shape.q_heads, s->scale, &s->kv, LAYER, rows, n, s->here);
-    } else {
-        step_there(s, rows, n, total, o, q, k, v);
-    }
-    copy_rows(rows, which, n, out, o, qw, 1);
-    free(q);
-    free(o);
-    free(k);
-    free(v);
-}
-
-/* Run the whole scene in steps of `chunk` tokens a sequence, all sequences in each step (together)
- * or one after the other. */
-static void run(struct scene *s, int reference, uint32_t chunk, int together, float *const *out)
-{
-    uint32_t done[SEQS_MAX] = {0}, alone = 0;
-
-    scene_poison(s);
-    for (;;) {
-        uint32_t which[SEQS_MAX], from[SEQS_MAX], to[SEQS_MAX], n = 0;
-        while (!together && alone < s->seqs && done[alone] == s->tokens[alone])
-            alone++;
-        for (uint32_t i = 0; i < s->seqs; i++) {
-            uint32_t left = s->tokens[i] - done[i];
-            if (left == 0 || (!together && i != alone))
-                continue;
-            which[n] = i;
-            from[n] = done[i];
-            to[n++] = done[i] += left < chunk ? left : chunk;
-        }
-        if (n == 0)
-            return;
-        step(s, reference, n, which, from, to, out);
-    }
-}
-
-struct outputs {
-    float *rows[SEQS_MAX];
-};
-
-static size_t outputs_size(const struct scene *s, uint32_t i)
-{
-    return (size_t)s->tokens[i] * s->shape.q_heads * s->shape.head_dim;
-}
-
-static struct outputs outputs_open(const struct scene *s)
-{
-    struct outputs o = {{0}};
-
-    for (uint32_t i = 0; i < s->seqs; i++)
-        o.rows[i] = allocate(outputs_size(s, i) * sizeof(float));
-    return o;
-}
-
-static void outputs_close(struct outputs *o)
-{
-    for (uint32_t i = 0; i < SEQS_MAX; i++)
-        free(o->rows[i]);
-}
-
-static void check_attention(struct scene *s)
-{
-    static const uint32_t chunks[] = {1, 7, 16, 33, 64};
-    struct outputs want = outputs_open(s), all = outputs_open(s), got = outputs_open(s);
-
-    run(s, 1, 1000, 1, want.rows);
-    run(s, 0, 1000, 1, all.rows);
-    for (uint32_t i = 0; i < s->seqs; i++)
-        assert_close(all.rows[i], want.rows[i], outputs_size(s, i), 1e-5, "attention");
-    for (size_t c = small() ? 3 : 0; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
-        run(s, 0, chunks[c], c % 2 == 0, got.rows);
-        for (uint32_t i = 0; i < s->seqs; i++)
-            assert_same_bits(got.rows[i], all.rows[i], outputs_size(s, i), "chunks");
-    }
-    outputs_close(&want);
-    outputs_close(&all);
-    outputs_close(&got);
-}
-
-static void test_attention(void **state)
-{
-    /* At, before and after the borders of pages and of blocks; a lone token. */
-    static const uint32_t tokens[] = {130, 64, 17, 1};
-    uint64_t seed = 11;
+    static const uint32_t widths[] = {33, 96, 256, 2048};
+    uint64_t seed = 9;
 
     NEED_GPU(state);
-    for (size_t i = 0; i < SHAPES; i++) {
-        struct scene s;
-        scene_open(&s, &shapes[i], tokens, 4, &seed);
-        check_attention(&s);
-        scene_close(&s);
-    }
-}
-
-/* Long enough that every warp has several blocks. */
-static void test_long_attention(void **state)
-{
-    static const uint32_t tokens[] = {1000};
-    uint64_t seed = 15;
-
-    NEED_GPU(state);
-    if (small())
-        return;
-    for (size_t i = 0; i < SHAPES; i++) {
-        struct scene s;
-        if (shapes[i].page_tokens * PAGES_MAX < tokens[0] || shapes[i].head_dim < 64)
-            continue;
-        scene_open(&s, &shapes[i], tokens, 1, &seed);
-        struct outputs want = outputs_open(&s), got = outputs_open(&s), again = outputs_open(&s);
-        run(&s, 1, 250, 1, want.rows);
-        run(&s, 0, 250, 1, got.rows);
-        assert_close(got.rows[0], want.rows[0], outputs_size(&s, 0), 1e-5, "long attention");
-        run(&s, 0, 97, 1, again.rows);
-        assert_same_bits(again.rows[0], got.rows[0], outputs_size(&s, 0), "long chunks");
-        outputs_close(&want);
-        outputs_close(&got);
-        outputs_close(&again);
-        scene_close(&s);
-    }
-}
-
-/* Rotated q and k, and the pages after a step, of the GPU and of the reference. */
-static void check_rope(struct scene *s)
-{
-    const struct shape *h = &s->shape;
-    uint32_t count = s->tokens[0], pos = 30000, table = (pos + count) / h->page_tokens + 1;
-    struct attn_row row = {0, count, pos, 0};
-    size_t qn = (size_t)count * h->q_heads * h->head_dim;
-    size_t kn = (size_t)count * h->kv_heads * h->head_dim;
-    size_t page = s->kv.page_bytes / sizeof(float);
-    void **here = allocate(table * sizeof(*here)), **far = allocate(table * sizeof(*far));
-    float *q = allocate(qn * sizeof(*q)), *k = allocate(kn * sizeof(*k));
-    float *dq = there(s->q[0], qn * sizeof(*q)), *dk = there(s->k[0], kn * sizeof(*k));
-    float *dv = there(s->v[0], kn * sizeof(*k));
-
-    for (uint32_t i = 0; i < table; i++) {
-        here[i] = s->here[i % 3];
-        far[i] = s->there[i % 3];
-    }
-    for (int i = 0; i < 3; i++) {
-        memset(s->here[i], 0, s->kv.page_bytes);
-        device_copy(gpu, s->there[i], s->here[i], s->kv.page_bytes);
-    }
-    void *far_table = there(far, table * sizeof(*far)), *far_row = there(&row, sizeof(row));
-    void *factors = s->rope.factors ? there(s->rope.factors, 8 * sizeof(float)) : NULL;
-    struct rope rope = s->rope;
-    rope.factors = factors;
-    memcpy(q, s->q[0], qn * sizeof(*q));
-    memcpy(k, s->k[0], kn * sizeof(*k));
-    ref_rope_kv(q, k, s->v[0], h->q_heads, &s->rope, &s->kv, LAYER, &row, 1, here);
-    k_rope_kv(gpu, dq, dk, dv, h->q_heads, &rope, &s->kv, LAYER, far_row, 1, far_table);
-    float *got_q = fetched(dq, qn * sizeof(*q)), *got_k = fetched(dk, kn * sizeof(*k));
-    float *got_page = allocate(s->kv.page_bytes);
-    assert_close(got_q, q, qn, 1e-6, "rotated q");
-    assert_close(got_k, k, kn, 1e-6, "rotated k");
-    for (size_t i = 0; i < 3; i++) {
-        fetch(got_page, s->there[i], s->kv.page_bytes);
-        assert_close(got_page, s->here[i], page, 1e-6, "pages");
-    }
-    device_free(gpu, dq);
-    device_free(gpu, dk);
-    device_free(gpu, dv);
-    device_free(gpu, far_table);
-    device_free(gpu, far_row);
-    device_free(gpu, factors);
-    free(here);
-    free(far);
-    free(q);
-    free(k);
-    free(got_q);
-    free(got_k);
-    free(got_page);
-}
-
-static void test_rope(void **state)
-{
-    static const uint32_t tokens[] = {35};
-    static const float factors[] = {1, 2, 4, 8, 1, 2, 4, 8};
-    uint64_t seed = 12;
-
-    NEED_GPU(state);
-    for (size_t i = 0; i < SHAPES; i++) {
-        struct scene s;
-        scene_open(&s, &shapes[i], tokens, 1, &seed);
-        check_rope(&s);
-        s.rope.interleaved = 0;
-        check_rope(&s);
-        /* A part of the head alone, with divided frequencies. */
-        s.rope.dims = shapes[i].head_dim < 16 ? 4 : 16;
-        s.rope.factors = factors;
-        check_rope(&s);
-        scene_close(&s);
-    }
-}
-
-/* Position 0 sees itself alone: its value comes back exactly, whatever the score. */
-static void test_first_token(void **state)
-{
-    static const uint32_t tokens[] = {1};
-    uint64_t seed = 13;
-    struct scene s;
-
-    NEED_GPU(state);
-    scene_open(&s, &shapes[0], tokens, 1, &seed);
-    struct outputs o = outputs_open(&s);
-    run(&s, 0, 1, 1, o.rows);
-    for (size_t h = 0; h < 9; h++)
-        assert_same_bits(o.rows[0] + h * 64, s.v[0] + h / 3 * 64, 64, "value");
-    s.k[0][5] = NAN;
-    run(&s, 0, 1, 1, o.rows);
-    assert_true(is_nan(o.rows[0][0]));
-    assert_false(is_nan(o.rows[0][8 * 64]));
-    outputs_close(&o);
-    scene_close(&s);
-}
-
-/* Scores that fall, or rise, by 100 every 16 positions: neither way may overflow or forget. */
-static void test_stairs(void **state)
-{
-    static const uint32_t tokens[] = {200};
-    uint64_t seed = 14;
-    struct scene s;
-
-    NEED_GPU(state);
-    scene_open(&s, &shapes[0], tokens, 1, &seed);
-    s.rope.dims = 0;
-    memset(s.k[0], 0, (size_t)tokens[0] * 3 * 64 * sizeof(float));
-    for (size_t i = 0; i < (size_t)tokens[0] * 9 * 64; i++)
-        s.q[0][i] = i % 64 == 7 ? 1 : 0;
-    for (int falling = 0; falling < 2; falling++) {
-        struct outputs want = outputs_open(&s), got = outputs_open(&s);
-        for (uint32_t t = 0; t < tokens[0]; t++)
-            for (size_t h = 0; h < 3; h++)
-                s.k[0][(t * 3 + h) * 64 + 7] =
-                    100 * (float)(falling ? 20 - t / 16 : t / 16) / s.scale;
-        run(&s, 1, 50, 1, want.rows);
-        run(&s, 0, 50, 1, got.rows);
-        assert_close(got.rows[0], want.rows[0], outputs_size(&s, 0), 1e-5, "stairs");
-        outputs_close(&want);
-        outputs_close(&got);
-    }
-    scene_close(&s);
-}
-
-/* What an operation cannot do is an error that stays, and not a wrong result. */
-static void test_refused_shape(void **state)
-{
-    struct error err;
-    struct kv_layout kv = {1, 1, 300, 16, 38400, 38400};
-    struct device *d;
-
-    NEED_GPU(state);
-    d = device_create_cuda(0, 4, 1024, &err);
-    assert_non_null(d);
-    assert_int_equal(device_check(d, &err), 0);
-    k_attention(d, NULL, NULL, 1, 1, &kv, 0, NULL, 0, NULL);
-    assert_int_equal(device_check(d, &err), -1);
-    assert_int_equal(device_check(d, &err), -1);
-    device_destroy(d);
+    for (size_t t = 0; t < DTYPE_COUNT; t++)
+        for (size_t c = 0; c < sizeof(widths) / sizeof(widths[0]); c++)
+            if (dtype_row_bytes(dtypes[t], widths[c]) > 0)
+                check_experts(dtypes[t], 21, widths[c], &seed);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusal),   cmocka_unit_test(test_device),
-        cmocka_unit_test(test_copies),    cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_matmul),    cmocka_unit_test(test_matmul_passes_nan_on),
-        cmocka_unit_test(test_norms),     cmocka_unit_test(test_swiglu),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_long_attention),
-        cmocka_unit_test(test_rope),      cmocka_unit_test(test_first_token),
-        cmocka_unit_test(test_stairs),    cmocka_unit_test(test_refused_shape),
+        cmocka_unit_test(test_refusal),    cmocka_unit_test(test_device),
+        cmocka_unit_test(test_copies),     cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_matmul),     cmocka_unit_test(test_matmul_passes_nan_on),
+        cmocka_unit_test(test_norms),      cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_glu_ends),   cmocka_unit_test(test_scale),
+        cmocka_unit_test(test_scaled_sum), cmocka_unit_test(test_route),
+        cmocka_unit_test(test_experts),
     };
     gpu = device_create_cuda(0, ROWS_MAX, COLS_MAX, &why);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -119,7 +119,7 @@ static void send_hello(int fd, uint32_t version)
 
 static void send_model(int fd, uint32_t id)
 {
-    struct order_model order = {.kind = ORDER_MODEL, .model = id, .name = "tiny"};
+    struct order_model order = {.kind = ORDER_MODEL, .model = id, .files = 1, .name = "tiny"};
     int file = open(path, O_RDONLY | O_CLOEXEC);
 
     assert_true(file >= 0);

@@ -1,7 +1,7 @@
 /*
- * engine_golden_test.c - a real model against an independent f32 reference
+ * engine_golden_test.c - real models against an independent f32 reference
  *
- * tests/golden/engine/smollm2.golden holds what transformers gives on the dequantized weights
+ * tests/golden/engine/ holds what transformers gives on the dequantized weights of each model
  * (remake.py beside it).  All prompts run together, each step's token is the reference's, and the
  * engine's own choice must be that token, its logits within LOGIT_TOLERANCE.
  */
@@ -21,15 +21,21 @@
 
 #include "tests/unit/engine_rig.h"
 
-#define GOLDEN          SRCDIR "/tests/golden/engine/smollm2.golden"
-#define PROMPTS         32u
+#define FOLDER          SRCDIR "/tests/golden/engine/"
+#define PROMPTS_MAX     32u
 #define PROMPT_MAX      1024u
-#define STEPS           64u
+#define STEPS_MAX       64u
 #define TOP             20u
 #define LOGIT_STEPS     4u
 #define LOGIT_TOLERANCE 1e-2
 #define TIE             1e-3
-#define MEMORY          ((uint64_t)1 << 30)
+
+/* A model that the environment may name, and how much of it is in its file. */
+struct suite {
+    const char *environment, *file;
+    uint32_t prompts, steps;
+    uint64_t memory;
+};
 
 struct top {
     uint32_t step, count;
@@ -39,13 +45,13 @@ struct top {
 
 struct golden {
     uint32_t prompt[PROMPT_MAX], length;
-    uint32_t tokens[STEPS], count;
+    uint32_t tokens[STEPS_MAX], count;
     double gap; /* the narrowest between the two highest logits */
     struct top tops[LOGIT_STEPS];
     uint32_t top_count;
 };
 
-static struct golden golden[PROMPTS];
+static struct golden golden[PROMPTS_MAX];
 
 static uint32_t read_list(const char *text, uint32_t *out, uint32_t room)
 {
@@ -77,26 +83,29 @@ static void read_top(const char *text, struct top *t)
     assert_int_equal(t->count, TOP);
 }
 
-static void read_golden(void)
+static void read_golden(const struct suite *suite)
 {
-    FILE *f = fopen(GOLDEN, "re");
-    char *line = NULL;
+    char path[512], *line = NULL;
     size_t room = 0;
     int at;
     unsigned n;
     char kind;
+    FILE *f;
 
+    memset(golden, 0, sizeof(golden));
+    snprintf(path, sizeof(path), FOLDER "%s", suite->file);
+    f = fopen(path, "re");
     assert_non_null(f);
     while (getline(&line, &room, f) > 0) {
         if (line[0] == '#')
             continue;
         assert_int_equal(sscanf(line, "%c %u%n", &kind, &n, &at), 2);
-        assert_true(n < PROMPTS);
+        assert_true(n < suite->prompts);
         struct golden *g = &golden[n];
         if (kind == 'p') {
             g->length = read_list(line + at, g->prompt, PROMPT_MAX);
         } else if (kind == 'g') {
-            g->count = read_list(line + at, g->tokens, STEPS);
+            g->count = read_list(line + at, g->tokens, STEPS_MAX);
         } else if (kind == 'm') {
             g->gap = strtod(line + at, NULL);
         } else {
@@ -107,8 +116,8 @@ static void read_golden(void)
     }
     free(line);
     fclose(f);
-    for (n = 0; n < PROMPTS; n++) {
-        assert_int_equal(golden[n].count, STEPS);
+    for (n = 0; n < suite->prompts; n++) {
+        assert_int_equal(golden[n].count, suite->steps);
         assert_true(golden[n].length > 0 && golden[n].gap > 0);
     }
 }
@@ -154,7 +163,7 @@ struct tally {
 };
 
 /* Run one step; returns 0 when nothing is left. */
-static int run_step(struct rig *r, struct tally *tally)
+static int run_step(struct rig *r, uint32_t steps, struct tally *tally)
 {
     struct engine *e = r->e;
     struct model *m = e->residency.models[0];
@@ -183,46 +192,65 @@ static int run_step(struct rig *r, struct tally *tally)
         tally->compared++;
         s->tokens[s->count++] = g->tokens[step];
         s->announced = s->count;
-        if (step + 1 == STEPS)
+        if (step + 1 == steps)
             sequence_close(&e->sequences, s);
     }
     return 1;
 }
 
-static void test_golden(void **state)
+static void check_model(const struct suite *suite)
 {
-    const char *path = getenv("MODELPOOL_TEST_MODEL");
+    const char *path = getenv(suite->environment);
     struct tally tally = {0};
     struct rig r;
 
-    (void)state;
     if (path == NULL) {
-        print_message("MODELPOOL_TEST_MODEL is unset: no real model to compare\n");
+        print_message("%s is unset: no real model to compare\n", suite->environment);
         skip();
     }
-    read_golden();
-    rig_open(&r, MEMORY, 2, PROMPTS);
+    read_golden(suite);
+    rig_open(&r, suite->memory, 2, suite->prompts);
     rig_model(&r, 1, path, 0);
     if (!r.model.ok)
         fail_msg("%s", r.model.text);
     rig_ref(&r, ORDER_LOAD, 1, 0);
     assert_int_equal(r.came, 1);
-    for (uint32_t i = 0; i < PROMPTS; i++)
-        rig_seq(&r, i, 1, golden[i].prompt, golden[i].length, 0, STEPS + 1, SAMPLING_IGNORE_EOS);
-    while (run_step(&r, &tally))
+    for (uint32_t i = 0; i < suite->prompts; i++)
+        rig_seq(&r, i, 1, golden[i].prompt, golden[i].length, 0, suite->steps + 1,
+                SAMPLING_IGNORE_EOS);
+    while (run_step(&r, suite->steps, &tally))
         ;
     assert_true(tally.ties <= 2);
-    assert_int_equal(tally.compared, PROMPTS * STEPS);
+    assert_int_equal(tally.compared, suite->prompts * suite->steps);
     print_message("%" PRIu32 " tokens, %" PRIu32 " of them ties that went the other way; logits at "
                   "most %.2g off\n",
                   tally.compared, tally.ties, tally.worst);
     rig_close(&r);
 }
 
+static void test_smollm2(void **state)
+{
+    static const struct suite suite = {"MODELPOOL_TEST_MODEL", "smollm2.golden", 32, 64,
+                                       (uint64_t)1 << 30};
+
+    (void)state;
+    check_model(&suite);
+}
+
+static void test_gemma3(void **state)
+{
+    static const struct suite suite = {"MODELPOOL_TEST_GEMMA", "gemma3.golden", 10, 24,
+                                       (uint64_t)1 << 30};
+
+    (void)state;
+    check_model(&suite);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_gemma3),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -130,22 +130,34 @@ void rig_events(struct rig *r)
 
 void rig_order(struct rig *r, const void *order, int fd)
 {
-    assert_int_equal(engine_order(r->e, order, fd), 0);
+    const struct channel_files files = {.count = fd >= 0, .fds = {fd}};
+
+    assert_int_equal(engine_order(r->e, order, &files), 0);
     rig_events(r);
 }
 
 void rig_model(struct rig *r, uint32_t id, const char *path, uint32_t max_context)
 {
     struct order_model order = {.kind = ORDER_MODEL, .model = id, .max_context = max_context};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct channel_files files = {0};
+    struct source_files opened;
+    struct error err = {0};
 
-    assert_true(fd >= 0);
+    if (source_files_open(path, &opened, &err) != 0)
+        fail_msg("%s", err.text);
+    source_files_for_engine(&opened);
+    for (uint32_t i = 0; i < opened.count; i++) {
+        order.kinds[i] = (uint8_t)opened.files[i].kind;
+        files.fds[files.count++] = opened.files[i].fd;
+    }
+    order.files = files.count;
     snprintf(order.name, sizeof(order.name), "model-%u", id);
     memset(&r->model, 0, sizeof(r->model));
-    rig_order(r, &order, fd);
+    assert_int_equal(engine_order(r->e, &order, &files), 0);
+    rig_events(r);
     assert_int_equal(r->model.kind, EVENT_MODEL);
     assert_int_equal(r->model.model, id);
-    close(fd);
+    source_files_close(&opened);
 }
 
 static void give_tokens(struct rig *r, uint64_t seq, const uint32_t *tokens, uint32_t offset,

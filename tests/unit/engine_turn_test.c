@@ -386,7 +386,7 @@ static void test_models_refused(void **state)
     assert_says(r.model.text, "taken");
     rig_order(&r, &order, -1);
     assert_int_equal(r.model.ok, 0);
-    assert_says(r.model.text, "without its file");
+    assert_says(r.model.text, "without its files");
     write_model(&large);
     rig_model(&r, 2, path, 0);
     assert_int_equal(r.model.ok, 0);

@@ -122,3 +122,17 @@ struct gguf *open_bytes(const void *data, size_t len, struct error *err)
     close(fd);
     return g;
 }
+
+struct source *open_source(const void *data, size_t len, struct error *err)
+{
+    struct source_files files = {.count = 1, .files = {{.kind = SOURCE_GGUF}}};
+    int fd = memfd_create("gguf", MFD_CLOEXEC);
+    struct source *s;
+
+    if (fd < 0 || write(fd, data, len) != (ssize_t)len)
+        abort();
+    files.files[0].fd = fd;
+    s = source_open_files(&files, "test.gguf", err);
+    close(fd);
+    return s;
+}

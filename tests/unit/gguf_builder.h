@@ -2,7 +2,7 @@
 #ifndef MP_TESTS_GGUF_BUILDER_H
 #define MP_TESTS_GGUF_BUILDER_H
 
-#include "model/gguf.h"
+#include "model/source.h"
 
 struct builder {
     unsigned char *data;
@@ -35,5 +35,6 @@ void builder_finish(struct builder *b, uint64_t alignment, size_t bytes);
 
 /* Open the first len bytes of data as a file. */
 struct gguf *open_bytes(const void *data, size_t len, struct error *err);
+struct source *open_source(const void *data, size_t len, struct error *err);
 
 #endif

@@ -206,18 +206,18 @@ static void mutated(void **state)
     for (size_t at = 0; at < b.len; at++)
         for (size_t v = 0; v < sizeof(values); v++) {
             unsigned char saved = b.data[at];
+            struct source *g;
             struct arch a;
-            struct gguf *g;
 
             b.data[at] = values[v];
-            g = open_bytes(b.data, b.len, NULL);
+            g = open_source(b.data, b.len, NULL);
             b.data[at] = saved;
             refused += g == NULL;
             if (!g)
                 continue;
             assert_int_equal(arch_read(&a, g, NULL), -1);
             assert_null(tokenizer_create(g, NULL));
-            gguf_close(g);
+            source_close(g);
         }
     assert_true(refused > 500);
     builder_free(&b);

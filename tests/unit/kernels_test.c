@@ -256,7 +256,7 @@ static void check_norms(struct device *d, uint32_t rows, uint32_t cols, uint64_t
     for (size_t i = 0; i < n; i++)
         sum[i] = x[i] + y[i];
     k_rmsnorm(d, want, sum, w, rows, cols, 1e-5f);
-    k_add_rmsnorm(d, got, x, y, w, rows, cols, 1e-5f);
+    k_add_rmsnorm(d, got, x, y, 1, w, rows, cols, 1e-5f);
     assert_same_bits(x, sum, n, "sum of add_rmsnorm");
     assert_same_bits(got, want, n, "add_rmsnorm");
     k_rmsnorm(d, sum, sum, w, rows, cols, 1e-5f);
@@ -284,7 +284,8 @@ static void test_norms(void **state)
     }
 }
 
-static void check_swiglu(struct device *d, uint32_t rows, uint32_t cols, uint64_t *seed)
+static void check_glu(struct device *d, uint32_t rows, uint32_t cols, enum activation activation,
+                      uint64_t *seed)
 {
     size_t n = (size_t)rows * cols;
     float *x = random_floats(2 * n, seed), *got = allocate(n * sizeof(*got));
@@ -294,18 +295,18 @@ static void check_swiglu(struct device *d, uint32_t rows, uint32_t cols, uint64_
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < cols; i++)
             x[r * 2 * cols + i] *= i % 3 == 0 ? 1 : i % 3 == 1 ? 20 : 200;
-    k_swiglu(d, got, x, rows, cols);
-    ref_swiglu(want, x, rows, cols);
-    assert_close(got, want, n, 2e-6, "swiglu");
-    k_swiglu(d, alone, x + (size_t)(rows - 1) * 2 * cols, 1, cols);
-    assert_same_bits(alone, got + n - cols, cols, "swiglu of one row");
+    k_glu(d, got, x, rows, cols, activation);
+    ref_glu(want, x, rows, cols, activation);
+    assert_close(got, want, n, 2e-6, "glu");
+    k_glu(d, alone, x + (size_t)(rows - 1) * 2 * cols, 1, cols, activation);
+    assert_same_bits(alone, got + n - cols, cols, "glu of one row");
     free(x);
     free(got);
     free(want);
     free(alone);
 }
 
-static void test_swiglu(void **state)
+static void test_glu(void **state)
 {
     uint64_t seed = 5;
 
@@ -313,36 +314,194 @@ static void test_swiglu(void **state)
     for (size_t n = 0; n < ISA_COUNT; n++) {
         struct device *d = open_device(isa_names[n], 2, 1536);
         for (size_t c = 0; d && c < ROW_WIDTHS; c++)
-            for (uint32_t rows = 1; rows <= ROWS_MAX; rows += 4)
-                check_swiglu(d, rows, row_widths[c], &seed);
+            for (uint32_t rows = 1; rows <= ROWS_MAX; rows += 4) {
+                check_glu(d, rows, row_widths[c], ACTIVATION_SILU, &seed);
+                check_glu(d, rows, row_widths[c], ACTIVATION_GELU_TANH, &seed);
+            }
         device_destroy(d);
     }
 }
 
 /* The same number in every lane of a vector and in every tail gives the same bits, and what is no
  * number stays none. */
-static void test_swiglu_lanes(void **state)
+static void check_glu_lanes(struct device *d, enum activation activation)
 {
     float x[22], out[11];
 
+    for (int i = 0; i < 11; i++) {
+        x[i] = -1.2345f;
+        x[11 + i] = 1;
+    }
+    k_glu(d, out, x, 1, 11, activation);
+    for (int i = 1; i < 11; i++)
+        assert_same_bits(&out[i], &out[0], 1, "lane");
+    x[3] = NAN;
+    x[4] = INFINITY;
+    k_glu(d, out, x, 1, 11, activation);
+    assert_true(is_nan(out[3]));
+    assert_true(out[4] == INFINITY);
+    assert_false(is_nan(out[5]));
+}
+
+static void test_glu_lanes(void **state)
+{
     (void)state;
     for (size_t n = 0; n < ISA_COUNT; n++) {
         struct device *d = open_device(isa_names[n], 1, 16);
         if (!d)
             continue;
-        for (int i = 0; i < 11; i++) {
-            x[i] = -1.2345f;
-            x[11 + i] = 1;
+        check_glu_lanes(d, ACTIVATION_SILU);
+        check_glu_lanes(d, ACTIVATION_GELU_TANH);
+        device_destroy(d);
+    }
+}
+
+/* Each element relative to itself: a cap must not lose small logits. */
+static void check_scale(struct device *d, float scale, float cap, uint64_t *seed)
+{
+    uint32_t rows = 3, cols = 61;
+    size_t n = (size_t)rows * cols;
+    float *x = random_floats(n, seed), *want = allocate(n * sizeof(*want));
+
+    for (size_t i = 0; i < n; i++) {
+        x[i] *= i % 4 == 0 ? 1000 : i % 4 == 1 ? 1 : i % 4 == 2 ? 20 : 1e-3f;
+        want[i] = x[i];
+    }
+    ref_scale(want, rows, cols, scale, cap);
+    k_scale(d, x, rows, cols, scale, cap);
+    for (size_t i = 0; i < n; i++)
+        assert_true(fabsf(x[i] - want[i]) <= 2e-6f * fabsf(want[i]));
+    x[0] = NAN;
+    k_scale(d, x, 1, 1, scale, cap);
+    assert_true(is_nan(x[0]));
+    free(x);
+    free(want);
+}
+
+static void test_scale(void **state)
+{
+    uint64_t seed = 6;
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 2, 64);
+        if (!d)
+            continue;
+        check_scale(d, 0.125f, 0, &seed);
+        check_scale(d, 1, 30, &seed);
+        check_scale(d, 0.5f, 50, &seed);
+        device_destroy(d);
+    }
+}
+
+/* The sum alone, and with a factor, both as plain float arithmetic gives it. */
+static void test_scaled_sum(void **state)
+{
+    uint64_t seed = 7;
+    uint32_t n = 3 * 77;
+    float *x = random_floats(n, &seed), *y = random_floats(n, &seed);
+    float *sum = allocate(n * sizeof(*sum)), *got = allocate(n * sizeof(*got));
+    float out = 5;
+
+    (void)state;
+    for (size_t i = 0; i < ISA_COUNT; i++) {
+        struct device *d = open_device(isa_names[i], 2, 77);
+        if (!d)
+            continue;
+        for (uint32_t j = 0; j < n; j++) {
+            volatile float part = y[j] * 0.22f;
+            sum[j] = x[j] + part;
+            got[j] = x[j];
         }
-        k_swiglu(d, out, x, 1, 11);
-        for (int i = 1; i < 11; i++)
-            assert_same_bits(&out[i], &out[0], 1, "lane");
-        x[3] = NAN;
-        x[4] = INFINITY;
-        k_swiglu(d, out, x, 1, 11);
-        assert_true(is_nan(out[3]));
-        assert_true(out[4] == INFINITY);
-        assert_false(is_nan(out[5]));
+        k_add_rmsnorm(d, &out, got, y, 0.22f, NULL, 3, 77, 1e-5f);
+        assert_same_bits(got, sum, n, "scaled sum");
+        assert_true(out == 5);
+        device_destroy(d);
+    }
+    free(x);
+    free(y);
+    free(sum);
+    free(got);
+}
+
+/* ---- experts ------------------------------------------------------------------------------- */
+
+#define EXPERTS 9u
+
+static void check_route(struct device *d, uint32_t top_k, int renormalize, uint64_t *seed)
+{
+    uint32_t rows = 7, ids[7 * EXPERTS], want_ids[7 * EXPERTS];
+    float weights[7 * EXPERTS], want[7 * EXPERTS];
+    float *logits = random_floats((size_t)rows * EXPERTS, seed);
+
+    logits[3] = logits[5] = 4; /* equals: the first one first */
+    k_route(d, ids, weights, logits, rows, EXPERTS, top_k, renormalize);
+    ref_route(want_ids, want, logits, rows, EXPERTS, top_k, renormalize);
+    for (uint32_t i = 0; i < rows * top_k; i++)
+        assert_int_equal(ids[i], want_ids[i]);
+    assert_close(weights, want, (size_t)rows * top_k, 2e-6, "shares of experts");
+    free(logits);
+}
+
+static void test_route(void **state)
+{
+    uint64_t seed = 8;
+    float logits[EXPERTS] = {0}, weights[2];
+    uint32_t ids[2];
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 2, 64);
+        if (!d)
+            continue;
+        for (uint32_t k = 1; k <= EXPERTS; k++)
+            for (int renormalize = 0; renormalize < 2; renormalize++)
+                check_route(d, k, renormalize, &seed);
+        /* No numbers name experts that exist all the same. */
+        for (uint32_t i = 0; i < EXPERTS; i++)
+            logits[i] = NAN;
+        k_route(d, ids, weights, logits, 1, EXPERTS, 2, 1);
+        assert_true(ids[0] < EXPERTS && ids[1] < EXPERTS && ids[0] != ids[1]);
+        assert_true(is_nan(weights[0]));
+        device_destroy(d);
+    }
+}
+
+/* Each chosen expert's product is the bits of the plain product of that row alone. */
+static void check_experts(struct device *d, enum dtype dtype, uint64_t *seed)
+{
+    static const uint32_t ids[6] = {2, 0, 1, 1, 0, 2};
+    struct weight all = random_weight(dtype, 3 * 21, 256, seed), one = all;
+    float *x = random_floats(3 * 256, seed), got[6 * 21], want[21], shares[6], sum[3 * 21];
+
+    all.rows = one.rows = 21;
+    k_matmul_expert(d, got, x, &all, ids, 6, 2);
+    for (uint32_t i = 0; i < 6; i++) {
+        one.data = (const char *)all.data + ids[i] * 21 * dtype_row_bytes(dtype, 256);
+        k_matmul(d, want, x + i / 2 * 256, &one, NULL, 1);
+        assert_same_bits(got + (size_t)i * 21, want, 21, "an expert's product");
+        shares[i] = (float)(i + 1) / 8;
+    }
+    k_combine(d, sum, got, shares, 3, 2, 21);
+    for (uint32_t i = 0; i < 3 * 21; i++) {
+        size_t r = i / 21, c = i % 21;
+        double plain = (double)shares[2 * r] * got[2 * r * 21 + c] +
+                       (double)shares[2 * r + 1] * got[(2 * r + 1) * 21 + c];
+        assert_true(fabs(sum[i] - plain) <= 1e-5 * (1 + fabs(plain)));
+    }
+    free((void *)(uintptr_t)all.data);
+    free(x);
+}
+
+static void test_experts(void **state)
+{
+    uint64_t seed = 9;
+
+    (void)state;
+    for (size_t n = 0; n < ISA_COUNT; n++) {
+        struct device *d = open_device(isa_names[n], 2, 256);
+        for (size_t t = 0; d && t < DTYPE_COUNT; t++)
+            check_experts(d, dtypes[t], &seed);
         device_destroy(d);
     }
 }
@@ -359,8 +518,12 @@ int main(void)
         cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_matmul_passes_nan_on),
         cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_swiglu),
-        cmocka_unit_test(test_swiglu_lanes),
+        cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_glu_lanes),
+        cmocka_unit_test(test_scale),
+        cmocka_unit_test(test_scaled_sum),
+        cmocka_unit_test(test_route),
+        cmocka_unit_test(test_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,7 +34,7 @@ void add_model(struct bench *b, const char *name, off_t bytes)
     int fd;
 
     snprintf(b->models[i].name, sizeof b->models[i].name, "%s", name);
-    snprintf(b->paths[i], sizeof b->paths[i], "%s/%s", b->folder, name);
+    snprintf(b->paths[i], sizeof b->paths[i], "%s/%s.gguf", b->folder, name);
     b->models[i].path = b->paths[i];
     fd = open(b->paths[i], O_CREAT | O_WRONLY, 0600);
     assert_true(fd >= 0);

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Make smollm2.golden: what SmolLM2-135M-Instruct.Q4_1.gguf gives, by an independent f32 reference.
+"""Make NAME.golden: what a model's GGUF file gives, by an independent f32 reference.
 
-transformers dequantizes the file to float32 and runs its own LlamaForCausalLM, one sequence at a time;
+transformers dequantizes the file to float32 and runs its own forward pass, one sequence at a time;
 nothing of ours is in it.  Made with Python 3.11, torch 2.x, transformers and gguf of the versions in
 the file's first line; no seed but that of the random prompts below.
 
     python3 -m venv v && v/bin/pip install accelerate gguf torch transformers
-    v/bin/python remake.py PATH/SmolLM2-135M-Instruct.Q4_1.gguf > smollm2.golden
+    v/bin/python remake.py smollm2 PATH/SmolLM2-135M-Instruct.Q4_1.gguf > smollm2.golden
+    v/bin/python remake.py gemma3 PATH/gemma-3-270m-q4_k_m.gguf > gemma3.golden
 
-Lines: `p N t...` prompt N's tokens; `g N t...` its 64 greedy tokens; `m N GAP STEP` the narrowest gap
+Lines: `p N t...` prompt N's tokens; `g N t...` its greedy tokens; `m N GAP STEP` the narrowest gap
 between the two highest logits, and where; `l N STEP token:logit...` the 20 highest logits before
 token STEP of the output.
 """
@@ -21,10 +22,10 @@ import torch
 import transformers
 from importlib.metadata import version
 
-STEPS = 64
 TOP = 20
-LOGIT_STEPS = (0, 1, 16, 63)
-LOGIT_PROMPTS = range(0, 32, 4)
+# Greedy steps, those with logits, prompts with logits.
+SUITES = {"smollm2": (64, (0, 1, 16, 63), range(0, 32, 4)),
+          "gemma3": (24, (0, 1, 16, 23), range(0, 10))}
 
 TEXTS = [
     "The capital of France is",
@@ -60,21 +61,28 @@ CHATS = [
 ]
 
 
-def prompts(path, vocabulary):
+def prompts(suite, path, vocabulary):
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         os.path.dirname(path), gguf_file=os.path.basename(path))
+    rng = random.Random(1)
+    if suite == "gemma3":  # a base model of a large vocabulary: few prompts, BOS before each
+        for text in TEXTS[:7] + [TEXTS[15]]:
+            yield [2] + tokenizer(text, add_special_tokens=False)["input_ids"]
+        for length in (3, 700):  # longer than its window of 512
+            yield [2] + [rng.randrange(vocabulary) for _ in range(length)]
+        return
     for text in TEXTS:
         yield tokenizer(text, add_special_tokens=False)["input_ids"]
     for text in CHATS:
         chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         yield tokenizer(chat, add_special_tokens=False)["input_ids"]
-    rng = random.Random(1)
     for length in (1, 17, 128, 700):  # no sense at all, and longer than two chunks
         yield [rng.randrange(vocabulary) for _ in range(length)]
 
 
 def main():
-    path = os.path.abspath(sys.argv[1])
+    suite, path = sys.argv[1], os.path.abspath(sys.argv[2])
+    steps, logit_steps, logit_prompts = SUITES[suite]
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         os.path.dirname(path), gguf_file=os.path.basename(path), dtype=torch.float32)
@@ -82,14 +90,14 @@ def main():
     print(f"# {os.path.basename(path)}: torch {torch.__version__}, transformers "
           f"{transformers.__version__}, gguf {version('gguf')}; made by remake.py")
     with torch.inference_mode():
-        for n, prompt in enumerate(prompts(path, model.config.vocab_size)):
+        for n, prompt in enumerate(prompts(suite, path, model.config.vocab_size)):
             out, cache, gap, where, lines = [], None, float("inf"), 0, []
             ids = torch.tensor([prompt])
-            for step in range(STEPS):
+            for step in range(steps):
                 got = model(input_ids=ids, past_key_values=cache, use_cache=True)
                 cache = got.past_key_values
                 top = torch.topk(got.logits[0, -1].float(), TOP)
-                if n in LOGIT_PROMPTS and step in LOGIT_STEPS:
+                if n in logit_prompts and step in logit_steps:
                     lines.append(f"l {n} {step} " + " ".join(
                         f"{t}:{v:.5f}" for t, v in zip(top.indices.tolist(), top.values.tolist())))
                 if float(top.values[0] - top.values[1]) < gap:

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Make cases.json: what jinja2 renders, set up as transformers sets it up.
 
-    python3 -m venv V && V/bin/pip install jinja2==3.1.6 && V/bin/python remake.py
+    python3 -m venv V && V/bin/pip install jinja2==3.1.6 transformers==5.23.0 && V/bin/python remake.py
 
-Nothing in it is random.  templates/smollm2.jinja is the one in SmolLM2-135M-Instruct's GGUF; the
+Each template's output is also compared with that of transformers' own render_jinja_template().
+Nothing in it is random, and strftime_now() is only asked for a percent sign.  templates/smollm2.jinja is the one in SmolLM2-135M-Instruct's GGUF; the
 others are written here in the spirit of their families.  A case has a template's file or a source,
 a conversation's name or variables, and the output, or "error": true.
 """
+import copy
+import datetime
 import json
 import pathlib
 import platform
@@ -14,6 +17,7 @@ import platform
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
+from transformers.utils import chat_template_utils
 
 HERE = pathlib.Path(__file__).parent
 
@@ -46,6 +50,7 @@ def environment():
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
+    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return env
 
 
@@ -78,8 +83,9 @@ def assistant(text, **more):
 
 
 def conversation(*messages, prompt=True, **more):
-    return {"messages": list(messages), "add_generation_prompt": prompt, "bos_token": "<s>",
-            "eos_token": "</s>", **more}
+    """As transformers passes it: no tools and no documents are None, and the special tokens are there."""
+    return {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": prompt,
+            "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>", **more}
 
 
 SYSTEM = {"role": "system", "content": "  You are terse.\n"}
@@ -117,6 +123,19 @@ CONVERSATIONS = {
     "builtin": conversation(SYSTEM, user("Search"), assistant("", tool_calls=[
         call("search", {"query": "x", "n": "3"})]), user("?"),
         builtin_tools=["search", "code_interpreter"], date_string="1 Jan 2025"),
+    "system_parts": conversation({"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+                                 user([{"type": "text", "text": "Hi "}, {"type": "text", "text": " there"}]),
+                                 assistant([{"type": "text", "text": "Hello"}]), user("Bye")),
+    "documents": conversation(user("q"), documents=[{"title": "t", "text": "d1"}, {"title": "u", "text": "d2"}],
+                              controls={"citations": True, "length": "short"}),
+    "documents_tools": conversation(user("q"), documents=[{"title": "t", "text": "d1"}], tools=TOOLS),
+    "no_think": conversation({"role": "system", "content": "/no_think Be nice. "}, user("q"), assistant("\n\na"), user("r"),
+                             python_tools=["def f(): ...", "g"], tools=TOOLS),
+    "override": conversation({"role": "system", "content": "Only this. /system_override \n"}, user("q"), prompt=False),
+    "short_id": conversation(user("q"), assistant(None, tool_calls=[call("noop", {}, "x")]), RESULT, tools=TOOLS),
+    "tool_numbers": conversation(user("q"), assistant(None, tool_calls=[call("noop", {"x": 1.0, "y": 1e-7, "z": 12345678901234567890.0})]),
+                                 {"role": "tool", "content": {"content": 21}, "tool_call_id": "abcdefghi"}, tools=TOOLS),
+    "system_tools": conversation({"role": "system", "content": "s", "tools": "[{\"name\": \"f\"}]"}, user("q")),
 }
 
 DATA = {"x": 5, "y": -7, "f": 2.5, "s": "Hello, World", "u": "größe ÉÀ 世界🌍", "n": None, "t": True,
@@ -164,7 +183,7 @@ EXPRESSIONS = r"""
 {{ lines|indent }} {{ lines|indent(2, true) }} {{ lines|indent(width=1, blank=true) }} {{ lines|indent('> ', first=true) }} {{ ''|indent }}|
 {{ html|safe }} {{ html|e }} {{ html|escape|e }} {{ html|e|length }} {{ 5|e }}
 {{ x is defined }} {{ nope is undefined }} {{ n is none }} {{ s is string }} {{ x is number }} {{ t is number }} {{ t is integer }} {{ x is integer }} {{ f is float }} {{ d is mapping }} {{ l is sequence }} {{ s is sequence }} {{ d is sequence }} {{ x is iterable }} {{ d.keys() is sequence }} {{ t is boolean }} {{ t is true }} {{ 1 is true }} {{ false is false }} {{ 4 is even }} {{ 4 is odd }} {{ 9 is divisibleby 3 }} {{ 9 is divisibleby(2) }} {{ 1 is eq 1 }} {{ 1 is ne(2) }} {{ 2 is in [1,2] }} {{ x is not none }} {{ x is equalto 5 }} {{ 'a' is lower }} {{ 'A1' is upper }} {{ x is sameas x }} {{ nope is iterable }} {{ nope is none }} {{ range is callable }} {{ 2 is gt 1 and 1 is lt 2 }} {{ 'upper' is filter }} {{ 'odd' is test }}
-{{ range(3)|list }} {{ range(1, 4)|list }} {{ range(5, 0, -2)|list }} {{ range(3) }} {{ range(0)|length }} {{ range(3)[1] }} {{ range(1, 9, 3) }} {{ 2 in range(3) }}
+{{ range(3)|list }} {{ range(1, 4)|list }} {{ range(5, 0, -2)|list }} {{ range(3) }} {{ range(0)|length }} {{ range(3)[1] }} {{ range(1, 9, 3) }} {{ 2 in range(3) }} {{ range(9)[2:7:2] }} {{ range(4)[::-1] }} {{ nope|last }}|
 {{ dict(a=1, b='x') }} {{ dict({'a': 1}, b=2) }} {{ namespace(a=1).a }} {{ namespace({'b': 2}).b }} {% set ns = namespace(n=0) %}{% for i in l %}{% set ns.n = ns.n + i %}{% set ns.last = i %}{% endfor %}{{ ns.n }} {{ ns.last }} {{ ns.no }}|
 {{ 'a' * 3 }} {{ 2 * [1] }} {{ [1] + [2] }} {{ (1,) + (2,) }} {{ 'a' + 'b' }} {{ 'x' * 0 }}| {{ 'x' * -1 }}| {{ true + 1 }} {{ +x }} {{ - -x }} {{ -f }} {{ big }} {{ 4 / 2 }} {{ 2 * 1.5 }}
 {% for i in l %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.previtem }}{{ loop.nextitem }}{{ loop.cycle('a', 'b') }}{{ loop.depth }};{% endfor %}
@@ -250,6 +269,8 @@ ERRORS = r"""
 {{ (l|map('string'))|length }}
 {{ l|reverse|last }}
 {{ 5|items|list }}
+{{ m|indent }}
+{{ nope|indent }}
 {{ 5|dictsort }}
 {{ d|dictsort(by='x') }}
 {{ 'a' is divisibleby 2 if false else none is odd }}
@@ -319,9 +340,21 @@ ERRORS = r"""
 
 def render(env, source, variables):
     try:
-        return {"output": env.from_string(source).render(**variables)}
+        # a copy: Jinja's filter indent adds to a list that it is given in place
+        return {"output": env.from_string(source).render(**copy.deepcopy(variables))}
     except Exception as error:  # jinja2 lets Python's own through
         return {"error": True, "says": "%s: %s" % (type(error).__name__, str(error)[:80])}
+
+
+def check_transformers(source, variables, case):
+    """transformers gives the same text, or an error where we have one."""
+    try:
+        rest = {k: v for k, v in variables.items() if k != "messages"}
+        text = chat_template_utils.render_jinja_template([variables["messages"]], chat_template=source, **rest)[0][0]
+    except Exception:
+        text = None
+    if text != case.get("output"):
+        raise SystemExit("transformers gives %r, not %r" % (text, case))
 
 
 def main():
@@ -330,8 +363,9 @@ def main():
     for path in sorted((HERE / "templates").glob("*.jinja")):
         source = path.read_bytes().decode()
         for name, variables in CONVERSATIONS.items():
-            cases.append({"template": path.name, "conversation": name,
-                          **render(env, source, variables)})
+            case = render(env, source, variables)
+            check_transformers(source, variables, case)
+            cases.append({"template": path.name, "conversation": name, **case})
     for source in EXPRESSIONS + WHITESPACE + ERRORS:
         case = render(env, source, DATA)
         if ("error" in case) != (source in ERRORS):

@@ -1,0 +1,121 @@
+/* weights_load.c - a model's weights from its files into its range, and out of it again */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/weights.h"
+#include "engine/weights_copy.h"
+
+/* `bytes` bytes of the tensor's file into memory. */
+static int read_weights(const struct model *m, const struct tensor_copy *c, void *to, uint64_t from,
+                        uint64_t bytes, struct error *err)
+{
+    uint64_t done = 0;
+
+    while (done < bytes) {
+        ssize_t n =
+            pread(m->fds[c->file], (uint8_t *)to + done, bytes - done, (off_t)(from + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return error_errno(err, "model %s: cannot read tensor %s", m->name, c->name);
+        if (n == 0)
+            return error_set(
+                err, STATUS_CORRUPT,
+                "model %s: its file ends within tensor %s: it was changed or cut short "
+                "after it was opened",
+                m->name, c->name);
+        done += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* IEEE 754 binary16 to binary32; every value has one. */
+static float float_of_half(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, bits;
+    uint32_t fraction = h & 0x3ffu;
+    float f;
+
+    if (exponent == 0) {
+        f = (float)fraction * 0x1p-24f; /* zero and the subnormal ones */
+        return sign != 0 ? -f : f;
+    }
+    bits = sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13;
+    memcpy(&f, &bits, sizeof(f));
+    return f;
+}
+
+static float stored_element(const unsigned char *at, uint32_t type)
+{
+    uint32_t bits = 0;
+    uint16_t half;
+    float f;
+
+    if (type == DTYPE_F32) {
+        memcpy(&f, at, sizeof(f));
+        return f;
+    }
+    memcpy(&half, at, sizeof(half));
+    if (type == DTYPE_F16)
+        return float_of_half(half);
+    bits = (uint32_t)half << 16; /* BF16 is the upper half of a float32 */
+    memcpy(&f, &bits, sizeof(f));
+    return f;
+}
+
+/* A vector that is stored in another form than kernels want it. */
+static int convert_vector(const struct model *m, const struct tensor_copy *c, struct error *err)
+{
+    unsigned char stored[4096];
+    uint64_t element = c->type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+    uint64_t count = c->bytes / sizeof(float), chunk = sizeof(stored) / element;
+    float *to = (float *)(void *)(m->range + c->to);
+
+    for (uint64_t at = 0; at < count; at += chunk) {
+        uint64_t n = count - at < chunk ? count - at : chunk;
+        if (read_weights(m, c, stored, c->from + at * element, n * element, err) != 0)
+            return -1;
+        for (uint64_t i = 0; i < n; i++)
+            to[at + i] = stored_element(stored + i * element, c->type) + c->add;
+    }
+    return 0;
+}
+
+static int copy_tensor(const struct model *m, const struct tensor_copy *c, struct error *err)
+{
+    return c->convert ? convert_vector(m, c, err)
+                      : read_weights(m, c, m->range + c->to, c->from, c->bytes, err);
+}
+
+int model_load(struct model *m, struct arena *a, struct error *err)
+{
+    if (arena_take(a, m->owner, m->handles, m->handle_count) != 0)
+        return error_set(err, STATUS_EXHAUSTED,
+                         "model %s needs %" PRIu32 " handles and %" PRIu32 " are free", m->name,
+                         m->handle_count, arena_held(a, ARENA_FREE));
+    if (arena_map(a, m->range, m->handles, m->handle_count, err) != 0)
+        goto give;
+    for (uint32_t i = 0; i < m->copy_count; i++)
+        if (copy_tensor(m, &m->copies[i], err) != 0)
+            goto unmap;
+    m->resident = 1;
+    return 0;
+unmap:
+    arena_unmap(m->range, m->handle_count);
+give:
+    for (uint32_t i = 0; i < m->handle_count; i++)
+        arena_give(a, m->owner, m->handles[i]);
+    return -1;
+}
+
+void model_unload(struct model *m, struct arena *a)
+{
+    if (!m->resident)
+        return;
+    arena_unmap(m->range, m->handle_count);
+    for (uint32_t i = 0; i < m->handle_count; i++)
+        arena_give(a, m->owner, m->handles[i]);
+    m->resident = 0;
+}

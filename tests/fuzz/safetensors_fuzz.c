@@ -1,0 +1,85 @@
+/*
+ * safetensors_fuzz.c - libFuzzer target: bytes as a checkpoint's weights, or as its JSON
+ *
+ * The first byte picks the file that the rest is; the other files are plain.  Whatever opens keeps
+ * its tensors inside of the file, and goes on to the architecture table and the tokenizer.
+ *
+ *     clang -g -O1 -fsanitize=fuzzer,address,undefined -std=gnu11 -D_GNU_SOURCE -I. \
+ *         -o safetensors_fuzz tests/fuzz/safetensors_fuzz.c model/[a-z]*.c common/error.c \
+ *         -ljansson -lpcre2-8 -lutf8proc -lm
+ *     ./safetensors_fuzz -max_len=4096 CORPUS
+ *
+ * A seed is a small file of a checkpoint folder behind a byte of enum source_kind.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "model/arch.h"
+#include "model/tokenizer.h"
+
+static int memory_file(const void *bytes, size_t len)
+{
+    int fd = memfd_create("fuzz", MFD_CLOEXEC);
+
+    if (fd < 0 || write(fd, bytes, len) != (ssize_t)len)
+        abort();
+    return fd;
+}
+
+static void check_source(const struct source *s, size_t len)
+{
+    const char *text = NULL;
+    size_t text_len = 0;
+    unsigned sum = 0;
+
+    for (size_t i = 0; i < source_tensor_count(s); i++) {
+        const struct source_tensor *t = source_tensor(s, i);
+
+        if (t->offset > len || t->bytes > len - t->offset || t->bytes == 0 ||
+            source_find_tensor(s, t->name) != t)
+            abort();
+    }
+    if (source_template(s, &text, &text_len, NULL) == 0)
+        for (size_t i = 0; i < text_len; i++)
+            sum += (unsigned char)text[i];
+    if (sum == UINT32_MAX)
+        abort(); /* keeps the reads */
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    static const char none[] = "\x02\0\0\0\0\0\0\0{}";
+    enum source_kind kind;
+    struct arch arch;
+    struct source_files files = {.count = 2};
+    struct source *s;
+
+    if (len == 0)
+        return 0;
+    kind = (enum source_kind)(data[0] % SOURCE_KIND_COUNT);
+    data++;
+    len--;
+    if (kind == SOURCE_GGUF)
+        kind = SOURCE_WEIGHTS;
+    files.files[0] = kind == SOURCE_CONFIG
+                         ? (struct source_file){SOURCE_CONFIG, memory_file(data, len), "it"}
+                         : (struct source_file){SOURCE_CONFIG, memory_file("{}", 2), "config"};
+    files.files[1] =
+        kind == SOURCE_WEIGHTS
+            ? (struct source_file){SOURCE_WEIGHTS, memory_file(data, len), "it"}
+            : (struct source_file){SOURCE_WEIGHTS, memory_file(none, sizeof(none) - 1), "weights"};
+    if (kind != SOURCE_CONFIG && kind != SOURCE_WEIGHTS)
+        files.files[files.count++] = (struct source_file){kind, memory_file(data, len), "it"};
+    s = source_open_files(&files, "fuzz", NULL);
+    source_files_close(&files);
+    if (!s)
+        return 0;
+    check_source(s, kind == SOURCE_WEIGHTS ? len : sizeof(none) - 1);
+    arch_read(&arch, s, NULL);
+    tokenizer_destroy(tokenizer_create(s, NULL));
+    source_close(s);
+    return 0;
+}
