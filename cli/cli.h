@@ -29,8 +29,8 @@ struct cli { /* from the environment and the options before the subcommand; read
 /* argv[0] is the subcommand's name; optind is 1 and opterr on. */
 typedef int command_f(const struct cli *cli, int argc, char **argv);
 
-command_f cmd_acct, cmd_config, cmd_drain, cmd_inspect, cmd_list, cmd_load, cmd_resume, cmd_run,
-    cmd_status, cmd_unload;
+command_f cmd_acct, cmd_bench, cmd_config, cmd_drain, cmd_inspect, cmd_list, cmd_load, cmd_resume,
+    cmd_run, cmd_status, cmd_unload;
 
 /* "modelpool: TEXT" to stderr; returns the code, so that `return cli_fail(...)` works. */
 int cli_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -4,6 +4,7 @@ cli_libcli_a_SOURCES = \
     cli/acct.c \
     cli/acct.h \
     cli/acct_field.c \
+    cli/bench.c \
     cli/cli.h \
     cli/config.c \
     cli/connect.c \

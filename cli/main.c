@@ -25,6 +25,7 @@ static const struct command commands[] = {
     {"drain", cmd_drain, "give an instance no new requests, wait until it has none"},
     {"resume", cmd_resume, "use a drained instance again"},
     {"acct", cmd_acct, "the ledger: who used which model, and how much"},
+    {"bench", cmd_bench, "what this node's GPU can do"},
     {"inspect", cmd_inspect, "what a model's files hold, and whether it will run here"},
     {"config", cmd_config, "check a configuration file and the models it names"},
 };

@@ -35,8 +35,15 @@ ENGINE_LIBS = \
     -lm -lpthread
 
 libexec_PROGRAMS += modelpool-engine
-modelpool_engine_SOURCES = engine/main.c
-modelpool_engine_LDADD = $(ENGINE_LIBS)
+modelpool_engine_SOURCES = \
+    engine/bench.c \
+    engine/bench.h \
+    engine/main.c
+modelpool_engine_LDADD = \
+    kernels/libkernels_cuda.a \
+    $(ENGINE_LIBS) \
+    $(CUDA_LIBS) \
+    $(JANSSON_LIBS)
 
 # A tiny random model, for tests of every room.
 check_PROGRAMS += tests/tools/tiny-gguf

@@ -1,10 +1,12 @@
 /*
  * kernels.h - the operations of a forward pass, on one device
  *
- * The engine knows only this header; cpu/ implements it here.  Pointers are device memory (on the
- * CPU: plain memory, 64-byte aligned at every tensor and row start that the engine hands over).
- * Activations are float32, row-major, one row a token.  All calls are asynchronous in principle;
- * device_sync() waits.  Nothing here allocates after device_create().
+ * The engine knows only this header; cpu/ and cuda/ implement it.  Pointers to floats, blocks of
+ * weights, tokens, seqs and pages[] are device memory (on the CPU: plain memory, 64-byte aligned at
+ * every tensor and row start that the engine hands over); struct weight, rope and kv_layout
+ * themselves are read by the call.  Activations are float32, row-major, one row a token.  All calls
+ * are asynchronous in principle; device_sync() waits, and calls on one device run in their order.
+ * No operation allocates after device_create().
  *
  * Numerics (DESIGN: output does not depend on neighbours): every output element is computed by one
  * fixed order of summation that depends only on the row's own data, its absolute position and the
@@ -83,14 +85,43 @@ enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
 
 struct device;
 
+enum device_kind {
+    DEVICE_CPU,
+    DEVICE_CUDA,
+};
+
 /* threads 0: one per core in our affinity mask; bound by hwloc when there is one.  The scratch a
  * step needs inside kernels is sized for rows_max rows and cols_max the widest activation. */
 struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_max,
                              struct error *err);
+/* A GPU by its number among those visible.  One stream; what the operations need is allocated here.
+ * UNSUPPORTED: built without CUDA, or the GPU is older than compute capability 8.0; UNAVAILABLE: no
+ * such GPU or no driver.  Its operations want rope->dims / 2 <= 512, head_dim a multiple of 4 and
+ * at most 256, at most 2048 experts, and at most rows_max rows. */
+struct device *device_create_cuda(uint32_t gpu, uint32_t rows_max, uint32_t cols_max,
+                                  struct error *err);
 void device_destroy(struct device *d);
 /* "cpu avx2, 2 threads" */
 const char *device_name(const struct device *d);
+enum device_kind device_kind(const struct device *d);
+/* Wait until everything asked for is done. */
 void device_sync(struct device *d);
+/* device_sync(), then the first error that anything on the device met: from then on its results are
+ * void, and every further check says the same. */
+int device_check(struct device *d, struct error *err);
+
+/* Free and total bytes of the device's memory, for all its users. */
+int device_memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
+/* Device memory, and host memory that the device copies from and to at full speed; both at least
+ * 64-byte aligned, uninitialised.  NULL may be freed.  Allocating may wait for the device. */
+void *device_alloc(struct device *d, uint64_t bytes, struct error *err);
+void device_free(struct device *d, void *p);
+void *device_host_alloc(struct device *d, uint64_t bytes, struct error *err);
+void device_host_free(struct device *d, void *p);
+/* Copy within and between host and device memory, in order with the operations.  Host memory that
+ * did not come from device_host_alloc() is read before the call returns; what is written is there
+ * after device_sync(). */
+void device_copy(struct device *d, void *to, const void *from, uint64_t bytes);
 
 /* out[r][0..cols) = row tokens[r] of the table, decoded, times scale. */
 void k_embed(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,

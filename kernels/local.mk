@@ -20,6 +20,8 @@ kernels_libkernels_a_SOURCES = \
 	kernels/cpu/portable.c \
 	kernels/cpu/vec_avx2.h \
 	kernels/cpu/vec_portable.h \
+	kernels/device.h \
+	kernels/dispatch.c \
 	kernels/dtype.c \
 	kernels/kernels.h
 

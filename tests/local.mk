@@ -1,8 +1,9 @@
 # Folders are named only where nothing is built into them: make dist would take the objects along.
 # tests: scripts of make check; the end-to-end ones need root and run by tests/check
-dist_check_SCRIPTS += tests/rooms
-TESTS += tests/rooms
+dist_check_SCRIPTS += tests/readme tests/rooms
+TESTS += tests/readme tests/rooms
 EXTRA_DIST += \
+    $(srcdir)/bench \
     $(srcdir)/tests/check \
     $(srcdir)/tests/e2e \
     $(srcdir)/tests/fuzz \

@@ -3,9 +3,11 @@
  */
 #include "kernels/cpu/device.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -29,7 +31,8 @@ static const struct isa *best_isa(void)
 static struct device *create(const struct isa *isa, uint32_t threads, uint32_t cols_max,
                              struct error *err)
 {
-    struct device *d = NULL, *rv = NULL;
+    struct cpu_device *d = NULL;
+    struct device *rv = NULL;
     size_t bytes;
 
     if (cols_max == 0 || cols_max > COLS_MAX) {
@@ -41,6 +44,7 @@ static struct device *create(const struct isa *isa, uint32_t threads, uint32_t c
         error_set(err, STATUS_NOMEM, "no memory for a device");
         goto out;
     }
+    d->device.ops = &cpu_ops;
     d->isa = isa;
     d->cols_max = cols_max;
     d->pool = pool_create(threads, err);
@@ -56,12 +60,13 @@ static struct device *create(const struct isa *isa, uint32_t threads, uint32_t c
                   threads);
         goto out;
     }
-    snprintf(d->name, sizeof(d->name), "cpu %s, %u thread%s", isa->name, threads,
+    snprintf(d->device.name, sizeof(d->device.name), "cpu %s, %u thread%s", isa->name, threads,
              threads == 1 ? "" : "s");
-    rv = d;
+    rv = &d->device;
     d = NULL;
 out:
-    device_destroy(d);
+    if (d)
+        cpu_destroy(&d->device);
     return rv;
 }
 
@@ -84,23 +89,61 @@ struct device *device_create_isa(const char *isa, uint32_t threads, uint32_t col
     return NULL;
 }
 
-void device_destroy(struct device *d)
+void cpu_destroy(struct device *d)
 {
-    if (!d)
-        return;
-    pool_destroy(d->pool);
-    free(d->scratch.data);
-    free(d->frequencies);
-    free(d);
+    struct cpu_device *c = (struct cpu_device *)d;
+
+    pool_destroy(c->pool);
+    free(c->scratch.data);
+    free(c->frequencies);
+    free(c);
 }
 
-const char *device_name(const struct device *d)
-{
-    return d->name;
-}
-
-void device_sync(struct device *d)
+void cpu_sync(struct device *d)
 {
     /* Every operation here returns when it is done. */
     (void)d;
+}
+
+int cpu_check(struct device *d, struct error *err)
+{
+    /* And none can fail later. */
+    (void)d;
+    (void)err;
+    return 0;
+}
+
+int cpu_memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err)
+{
+    long page = sysconf(_SC_PAGESIZE), all = sysconf(_SC_PHYS_PAGES);
+    long left = sysconf(_SC_AVPHYS_PAGES);
+
+    (void)d;
+    if (page < 0 || all < 0 || left < 0)
+        return error_errno(err, "cannot tell how much memory there is");
+    *free_bytes = (uint64_t)left * (uint64_t)page;
+    *total = (uint64_t)all * (uint64_t)page;
+    return 0;
+}
+
+void *cpu_alloc(struct device *d, uint64_t bytes, struct error *err)
+{
+    void *p = bytes <= SIZE_MAX - 63 ? aligned_alloc(64, (bytes + 63) & ~63ull) : NULL;
+
+    (void)d;
+    if (!p)
+        error_set(err, STATUS_NOMEM, "no memory for %" PRIu64 " bytes", bytes);
+    return p;
+}
+
+void cpu_free(struct device *d, void *p)
+{
+    (void)d;
+    free(p);
+}
+
+void cpu_copy(struct device *d, void *to, const void *from, uint64_t bytes)
+{
+    (void)d;
+    memcpy(to, from, bytes);
 }

@@ -5,15 +5,27 @@
 #define MP_KERNELS_CPU_DEVICE_H
 
 #include "kernels/cpu/isa.h"
+#include "kernels/device.h"
 
-struct device {
+struct cpu_device {
+    struct device device; /* first: the pointers are the same */
     const struct isa *isa;
     struct pool *pool;
     struct scratch scratch;
     double *frequencies; /* [cols_max / 2 + 1]: of the rotary embedding in hand */
     uint32_t cols_max;
-    char name[64];
 };
+
+extern const struct device_ops cpu_ops;
+
+/* device.c's entries of the table. */
+void cpu_destroy(struct device *d);
+void cpu_sync(struct device *d);
+int cpu_check(struct device *d, struct error *err);
+int cpu_memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
+void *cpu_alloc(struct device *d, uint64_t bytes, struct error *err);
+void cpu_free(struct device *d, void *p);
+void cpu_copy(struct device *d, void *to, const void *from, uint64_t bytes);
 
 /* device_create() with the instruction set chosen by name, for tests: "portable" or "avx2".
  * UNSUPPORTED where this CPU lacks it. */

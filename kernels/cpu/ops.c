@@ -28,34 +28,38 @@ static uint32_t total_rows(const struct attn_row *seqs, uint32_t seq_count)
     return rows;
 }
 
-void k_embed(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
-             uint32_t rows, float scale)
+static void cpu_embed(struct device *d, float *out, const struct weight *table,
+                      const uint32_t *tokens, uint32_t rows, float scale)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct embed_job job = {.out = out, .table = table, .tokens = tokens, .scale = scale};
 
-    pool_run(d->pool, d->isa->embed, &job, rows, grain(ELEMENTS_WORTH, table->cols));
+    pool_run(c->pool, c->isa->embed, &job, rows, grain(ELEMENTS_WORTH, table->cols));
 }
 
-void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
-               uint32_t cols, float eps)
+static void cpu_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
+                        uint32_t cols, float eps)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct norm_job job = {.out = out, .x = x, .w = w, .cols = cols, .eps = eps};
 
-    pool_run(d->pool, d->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
+    pool_run(c->pool, c->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
 
-void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
-                   const float *w, uint32_t rows, uint32_t cols, float eps)
+static void cpu_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
+                            const float *w, uint32_t rows, uint32_t cols, float eps)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct norm_job job = {
         .out = out, .sum = x, .x = x, .y = y, .w = w, .y_scale = y_scale, .cols = cols, .eps = eps};
 
-    pool_run(d->pool, d->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
+    pool_run(c->pool, c->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
 
-void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
-              const float *bias, uint32_t rows)
+static void cpu_matmul(struct device *d, float *out, const float *x, const struct weight *w,
+                       const float *bias, uint32_t rows)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct matmul_job job = {
         .out = out,
         .x = x,
@@ -63,21 +67,22 @@ void k_matmul(struct device *d, float *out, const float *x, const struct weight 
         .w = w,
         .row_bytes = dtype_row_bytes(w->dtype, w->cols),
         .rows = rows,
-        .scratch = d->scratch,
+        .scratch = c->scratch,
     };
     uint32_t blocks = w->rows / MATMUL_BLOCK + (w->rows % MATMUL_BLOCK != 0);
 
-    assert(w->cols <= d->cols_max);
+    assert(w->cols <= c->cols_max);
     if (rows == 0)
         return;
-    pool_run(d->pool, d->isa->matmul, &job, blocks,
+    pool_run(c->pool, c->isa->matmul, &job, blocks,
              grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols * rows));
 }
 
-void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
-               const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
-               const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
+static void cpu_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+                        const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
+                        const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct rope_job job = {
         .q = q,
         .k = k,
@@ -85,26 +90,28 @@ void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_
         .q_heads = q_heads,
         .layer = layer,
         .rope = rope,
-        .frequencies = d->frequencies,
+        .frequencies = c->frequencies,
         .kv = kv,
         .seqs = seqs,
         .pages = pages,
-        .scratch = d->scratch,
+        .scratch = c->scratch,
     };
     uint64_t cost = (uint64_t)(q_heads + kv->kv_heads) * kv->head_dim;
 
-    assert(rope->dims <= d->cols_max && rope->dims <= kv->head_dim);
+    assert(rope->dims <= c->cols_max && rope->dims <= kv->head_dim);
     for (uint32_t i = 0; i < rope->dims / 2; i++)
-        d->frequencies[i] = pow((double)rope->theta, -2.0 * i / rope->dims) /
+        c->frequencies[i] = pow((double)rope->theta, -2.0 * i / rope->dims) /
                             (rope->factors ? (double)rope->factors[i] : 1.0);
-    pool_run(d->pool, d->isa->rope, &job, total_rows(seqs, seq_count),
+    pool_run(c->pool, c->isa->rope, &job, total_rows(seqs, seq_count),
              grain(ELEMENTS_WORTH, 4 * cost));
 }
 
-void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
-                 const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
-                 const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
+static void cpu_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+                          const struct attention *attention, const struct kv_layout *kv,
+                          uint32_t layer, const struct attn_row *seqs, uint32_t seq_count,
+                          void *const *pages)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct attention_job job = {
         .out = out,
         .q = q,
@@ -122,28 +129,33 @@ void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
         products += (uint64_t)seqs[i].count * (seqs[i].first_pos + seqs[i].count) * q_heads *
                     kv->head_dim * 2;
     }
-    pool_run(d->pool, d->isa->attention, &job, (uint32_t)items,
+    pool_run(c->pool, c->isa->attention, &job, (uint32_t)items,
              grain(PRODUCTS_WORTH, items ? products / items : 1));
 }
 
-void k_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
-           enum activation activation)
+static void cpu_glu(struct device *d, float *out, const float *gate_up, uint32_t rows,
+                    uint32_t cols, enum activation activation)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct glu_job job = {.out = out, .gate_up = gate_up, .cols = cols, .activation = activation};
 
-    pool_run(d->pool, d->isa->glu, &job, rows, grain(ELEMENTS_WORTH, cols));
+    pool_run(c->pool, c->isa->glu, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
 
-void k_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale, float softcap)
+static void cpu_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale,
+                      float softcap)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct scale_job job = {.x = x, .cols = cols, .scale = scale, .softcap = softcap};
 
-    pool_run(d->pool, d->isa->scale, &job, rows, grain(ELEMENTS_WORTH, cols));
+    pool_run(c->pool, c->isa->scale, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
 
-void k_route(struct device *d, uint32_t *expert_ids, float *expert_weights, const float *logits,
-             uint32_t rows, uint32_t experts, uint32_t top_k, int renormalize)
+static void cpu_route(struct device *d, uint32_t *expert_ids, float *expert_weights,
+                      const float *logits, uint32_t rows, uint32_t experts, uint32_t top_k,
+                      int renormalize)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct route_job job = {.ids = expert_ids,
                             .weights = expert_weights,
                             .logits = logits,
@@ -152,12 +164,13 @@ void k_route(struct device *d, uint32_t *expert_ids, float *expert_weights, cons
                             .renormalize = renormalize};
 
     assert(top_k <= experts);
-    pool_run(d->pool, d->isa->route, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)experts * top_k));
+    pool_run(c->pool, c->isa->route, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)experts * top_k));
 }
 
-void k_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
-                     const uint32_t *expert_ids, uint32_t rows, uint32_t share)
+static void cpu_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+                              const uint32_t *expert_ids, uint32_t rows, uint32_t share)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     uint64_t row_bytes = dtype_row_bytes(w->dtype, w->cols);
     struct expert_job job = {
         .out = out,
@@ -170,15 +183,40 @@ void k_matmul_expert(struct device *d, float *out, const float *x, const struct 
         .blocks = w->rows / MATMUL_BLOCK + (w->rows % MATMUL_BLOCK != 0),
     };
 
-    pool_run(d->pool, d->isa->expert, &job, rows * job.blocks,
+    pool_run(c->pool, c->isa->expert, &job, rows * job.blocks,
              grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols));
 }
 
-void k_combine(struct device *d, float *out, const float *y, const float *expert_weights,
-               uint32_t rows, uint32_t top_k, uint32_t cols)
+static void cpu_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+                        uint32_t rows, uint32_t top_k, uint32_t cols)
 {
+    struct cpu_device *c = (struct cpu_device *)d;
     struct combine_job job = {
         .out = out, .y = y, .weights = expert_weights, .top_k = top_k, .cols = cols};
 
-    pool_run(d->pool, d->isa->combine, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)top_k * cols));
+    pool_run(c->pool, c->isa->combine, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)top_k * cols));
 }
+
+const struct device_ops cpu_ops = {
+    .kind = DEVICE_CPU,
+    .destroy = cpu_destroy,
+    .sync = cpu_sync,
+    .check = cpu_check,
+    .memory = cpu_memory,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .host_alloc = cpu_alloc,
+    .host_free = cpu_free,
+    .copy = cpu_copy,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .add_rmsnorm = cpu_add_rmsnorm,
+    .matmul = cpu_matmul,
+    .rope_kv = cpu_rope_kv,
+    .attention = cpu_attention,
+    .glu = cpu_glu,
+    .scale = cpu_scale,
+    .route = cpu_route,
+    .matmul_expert = cpu_matmul_expert,
+    .combine = cpu_combine,
+};

@@ -59,12 +59,15 @@ acct -u nosuchuser
 config
 config write
 config check a b
+bench
+bench speed
+bench --gpu=x limits
 EOT
 }
 
 @test "unknown options are told, with exit status 2" {
     local command
-    for command in list status run load unload drain resume acct config; do
+    for command in list status run load unload drain resume acct bench config; do
         run -2 mp $command --frobnicate
         assert_has "--frobnicate"
     done
@@ -76,7 +79,7 @@ EOT
     run -0 --separate-stderr mp --help
     assert_has "acct"
     [ -z "$stderr" ]
-    for command in list status run load unload drain resume acct config; do
+    for command in list status run load unload drain resume acct bench config; do
         run -0 --separate-stderr mp $command --help
         assert_has "usage: modelpool $command"
         [ -z "$stderr" ]

@@ -1,0 +1,173 @@
+/* bench.c - what the machine is, what it can do, as a table or as JSON */
+#include "engine/bench.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/cuda/limits.h"
+
+struct report {
+    FILE *f;
+    json_t *results; /* NULL: a table */
+    int failed;      /* no memory for a row */
+};
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(const struct limit *l)
+{
+    double sorted[LIMIT_SAMPLES_MAX];
+
+    memcpy(sorted, l->samples, l->count * sizeof(*sorted));
+    qsort(sorted, l->count, sizeof(*sorted), ascending);
+    return l->count % 2 ? sorted[l->count / 2]
+                        : (sorted[l->count / 2 - 1] + sorted[l->count / 2]) / 2;
+}
+
+static void print_row(FILE *f, const struct limit *l)
+{
+    if (l->count == 0) {
+        fprintf(f, "%-66s %10s\n", l->name, l->bytes != 0 ? "yes" : "NO");
+        return;
+    }
+    double m = median(l);
+    fprintf(f, "%-36.36s %-29.29s %10.4g %s", l->name, l->params, m, l->unit);
+    if (strcmp(l->unit, "us") == 0 && l->bytes > 0)
+        fprintf(f, "  (%.0f GB/s, %.2f TFLOP/s)", l->bytes / 1e3 / m, l->flops / 1e6 / m);
+    fputc('\n', f);
+    fflush(f);
+}
+
+static json_t *samples_json(const struct limit *l)
+{
+    json_t *a = json_array();
+
+    for (uint32_t i = 0; a && i < l->count; i++)
+        json_array_append_new(a, json_real(l->samples[i]));
+    return a;
+}
+
+static void found(void *arg, const struct limit *l)
+{
+    struct report *r = arg;
+    json_t *row;
+
+    if (!r->results) {
+        print_row(r->f, l);
+        return;
+    }
+    if (l->count == 0)
+        row = json_pack("{s:s, s:b}", "name", l->name, "holds", l->bytes != 0);
+    else
+        row = json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:o}", "name", l->name, "params", l->params,
+                        "unit", l->unit, "median", median(l), "bytes", l->bytes, "flops", l->flops,
+                        "samples", samples_json(l));
+    if (!row || json_array_append_new(r->results, row) != 0)
+        r->failed = 1;
+}
+
+/* What stands behind `key` and a colon in the first line of the file that begins with it; else "".
+ */
+static void line_of(char *to, size_t size, const char *path, const char *key)
+{
+    char line[512];
+    FILE *f = fopen(path, "re");
+
+    to[0] = '\0';
+    while (f && fgets(line, sizeof(line), f)) {
+        if (strncmp(line, key, strlen(key)) != 0)
+            continue;
+        const char *value = line + strlen(key);
+        value += strspn(value, " \t:");
+        snprintf(to, size, "%.*s", (int)strcspn(value, "\n"), value);
+        break;
+    }
+    if (f)
+        fclose(f);
+}
+
+static json_t *about_json(const struct bench *b, const struct limits_gpu *g)
+{
+    struct utsname host;
+    char cpu[256], driver[256], date[32], capability[16];
+    time_t now = time(NULL);
+    struct tm utc;
+
+    if (uname(&host) != 0)
+        memset(&host, 0, sizeof(host));
+    line_of(cpu, sizeof(cpu), "/proc/cpuinfo", "model name");
+    line_of(driver, sizeof(driver), "/proc/driver/nvidia/version", "NVRM version");
+    strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    snprintf(capability, sizeof(capability), "%d.%d", g->major, g->minor);
+    return json_pack(
+        "{s:s, s:s, s:s?, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:{s:i, s:i, s:s, s:s, s:i, s:i, "
+        "s:i, s:I, s:I}}",
+        "bench", b->name, "command", b->command, "commit", b->commit, "release", MODELPOOL_RELEASE,
+        "date", date, "machine", b->machine ? b->machine : host.nodename, "kernel", host.release,
+        "cpu", cpu, "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "driver", driver, "gpu",
+        "cuda_driver", g->cuda_driver, "cuda_runtime", g->cuda_runtime, "name", g->name,
+        "capability", capability, "multiprocessors", (int)g->multiprocessors, "sm_clock_max_mhz",
+        (int)g->sm_clock_mhz, "memory_clock_max_mhz", (int)g->memory_clock_mhz, "memory_bytes",
+        (json_int_t)g->memory_bytes, "l2_bytes", (json_int_t)g->l2_bytes);
+}
+
+static int write_json(const struct report *r, json_t *about, struct error *err)
+{
+    if (r->failed || json_object_set(about, "results", r->results) != 0)
+        return error_set(err, STATUS_NOMEM, "no memory for the results");
+    if (json_dumpf(about, r->f, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) != 0 ||
+        fputc('\n', r->f) == EOF || fflush(r->f) != 0)
+        return error_set(err, STATUS_IO, "the results cannot be written");
+    return 0;
+}
+
+int bench_run(const struct bench *b, FILE *f, struct error *err)
+{
+    static const struct {
+        const char *name;
+        unsigned what;
+    } benches[] = {
+        {"limits", LIMITS_ALL & ~(unsigned)LIMITS_MATMUL},
+        {"matmul", LIMITS_HBM | LIMITS_MATMUL},
+    };
+    struct limits_gpu gpu;
+    struct report r = {.f = f};
+    json_t *about = NULL;
+    size_t i = 0;
+    int rv = -1;
+
+    while (i < sizeof(benches) / sizeof(benches[0]) && strcmp(b->name, benches[i].name) != 0)
+        i++;
+    if (i == sizeof(benches) / sizeof(benches[0]))
+        return error_set(err, STATUS_INVALID, "no bench %s: there are limits and matmul", b->name);
+    if (limits_about(b->gpu, &gpu, err) != 0)
+        return -1;
+    if (b->json) {
+        r.results = json_array();
+        about = about_json(b, &gpu);
+        if (!r.results || !about) {
+            error_set(err, STATUS_NOMEM, "no memory for the results");
+            goto out;
+        }
+    } else {
+        fprintf(f, "%s, %" PRIu32 " multiprocessors, %" PRIu32 " MHz at most\n", gpu.name,
+                gpu.multiprocessors, gpu.sm_clock_mhz);
+    }
+    if (limits_measure(b->gpu, benches[i].what, found, &r, err) != 0)
+        goto out;
+    rv = b->json ? write_json(&r, about, err) : 0;
+out:
+    json_decref(about);
+    json_decref(r.results);
+    return rv;
+}

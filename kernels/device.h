@@ -1,0 +1,57 @@
+/*
+ * device.h - what every device has: its table of operations
+ *
+ * Inside kernels/ alone.  An implementation's own structure begins with struct device; dispatch.c
+ * gives kernels.h's calls to the table.
+ */
+#ifndef MP_KERNELS_DEVICE_H
+#define MP_KERNELS_DEVICE_H
+
+#include "kernels/kernels.h"
+
+/* Each as kernels.h describes the call of its name. */
+struct device_ops {
+    enum device_kind kind;
+    void (*destroy)(struct device *d);
+    void (*sync)(struct device *d);
+    int (*check)(struct device *d, struct error *err);
+    int (*memory)(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
+    void *(*alloc)(struct device *d, uint64_t bytes, struct error *err);
+    void (*free)(struct device *d, void *p);
+    void *(*host_alloc)(struct device *d, uint64_t bytes, struct error *err);
+    void (*host_free)(struct device *d, void *p);
+    void (*copy)(struct device *d, void *to, const void *from, uint64_t bytes);
+
+    void (*embed)(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
+                  uint32_t rows, float scale);
+    void (*rmsnorm)(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
+                    uint32_t cols, float eps);
+    void (*add_rmsnorm)(struct device *d, float *out, float *x, const float *y, float y_scale,
+                        const float *w, uint32_t rows, uint32_t cols, float eps);
+    void (*matmul)(struct device *d, float *out, const float *x, const struct weight *w,
+                   const float *bias, uint32_t rows);
+    void (*rope_kv)(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+                    const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
+                    const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
+    void (*attention)(struct device *d, float *out, const float *q, uint32_t q_heads,
+                      const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
+                      const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
+    void (*glu)(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+                enum activation activation);
+    void (*scale)(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale,
+                  float softcap);
+    void (*route)(struct device *d, uint32_t *expert_ids, float *expert_weights,
+                  const float *logits, uint32_t rows, uint32_t experts, uint32_t top_k,
+                  int renormalize);
+    void (*matmul_expert)(struct device *d, float *out, const float *x, const struct weight *w,
+                          const uint32_t *expert_ids, uint32_t rows, uint32_t share);
+    void (*combine)(struct device *d, float *out, const float *y, const float *expert_weights,
+                    uint32_t rows, uint32_t top_k, uint32_t cols);
+};
+
+struct device {
+    const struct device_ops *ops;
+    char name[128];
+};
+
+#endif
