@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define ORDER_VERSION    1
+#define ORDER_VERSION    2
 #define ORDER_FD         3
 #define ORDER_BYTES_MAX  65536u /* of any datagram */
 #define ORDER_TOKENS_MAX 8192u  /* in one ORDER_SEQ_TOKENS */
@@ -46,12 +46,18 @@ struct order_ref { /* ORDER_LOAD, ORDER_UNLOAD (a model), ORDER_SEQ_CLOSE (a seq
     uint64_t seq;
 };
 
+enum order_device { ORDER_DEVICE_CPU, ORDER_DEVICE_CUDA };
+
 struct order_hello {
     uint32_t kind;
     uint32_t version;
     uint64_t memory_bytes; /* weights and KV together */
     uint32_t threads;      /* 0: one per core */
     uint32_t max_batch;    /* rows of a step */
+    uint32_t device;       /* enum order_device */
+    uint32_t gpu;          /* its number among those visible */
+    uint32_t precision;    /* enum precision of kernels.h */
+    uint32_t reserved;
     char instance[64];
 };
 

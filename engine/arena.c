@@ -1,59 +1,64 @@
 /* arena.c - the memory of an instance, cut into handles */
 #include "engine/arena.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 struct arena {
-    int fd;
+    struct device *device;
+    uint64_t handle_bytes;
     uint32_t handles;
     uint32_t free;
     uint8_t *window;
     uint32_t *owner; /* of each handle */
 };
 
-static int arena_memory(struct arena *a, struct error *err)
+/* Everything, mapped in order. */
+static int map_window(struct arena *a, struct error *err)
 {
-    uint64_t bytes = (uint64_t)a->handles * ARENA_HANDLE_BYTES;
+    uint32_t *all = malloc(a->handles * sizeof(*all));
+    int rv = -1;
 
-    a->fd = memfd_create("modelpool-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (a->fd < 0)
-        return error_errno(err, "cannot create the arena");
-    if (ftruncate(a->fd, (off_t)bytes) != 0)
-        return error_errno(err, "cannot size the arena to %" PRIu64 " bytes", bytes);
-    if (fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-        return error_errno(err, "cannot seal the arena");
-    void *window = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, a->fd, 0);
-    if (window == MAP_FAILED)
-        return error_errno(err, "cannot map the arena of %" PRIu64 " bytes", bytes);
-    a->window = window;
-    return 0;
+    if (all == NULL)
+        return error_set(err, STATUS_NOMEM, "no memory for the arena's bookkeeping");
+    for (uint32_t h = 0; h < a->handles; h++)
+        all[h] = h;
+    a->window = device_reserve(a->device, a->handles * a->handle_bytes, err);
+    if (a->window == NULL)
+        goto out;
+    if (device_map(a->device, a->window, all, a->handles, err) != 0) {
+        device_release(a->device, a->window, a->handles * a->handle_bytes);
+        a->window = NULL;
+        goto out;
+    }
+    rv = 0;
+out:
+    free(all);
+    return rv;
 }
 
-struct arena *arena_create(uint64_t bytes, struct error *err)
+struct arena *arena_create(struct device *d, uint64_t bytes, struct error *err)
 {
+    uint64_t handle_bytes = device_handle_bytes(d), handles = bytes / handle_bytes;
     struct arena *a = NULL;
-    uint64_t handles = bytes / ARENA_HANDLE_BYTES;
 
     if (handles == 0 || handles >= UINT32_MAX) {
         error_set(err, STATUS_INVALID,
                   "Memory= of %" PRIu64 " bytes is no size for an instance: at least one handle of "
                   "%" PRIu64 " bytes is needed",
-                  bytes, ARENA_HANDLE_BYTES);
+                  bytes, handle_bytes);
         return NULL;
     }
     a = calloc(1, sizeof(*a));
     if (a == NULL)
         goto nomem;
-    a->fd = -1;
+    a->device = d;
+    a->handle_bytes = handle_bytes;
     a->handles = a->free = (uint32_t)handles;
     a->owner = calloc(handles, sizeof(*a->owner));
     if (a->owner == NULL)
         goto nomem;
-    if (arena_memory(a, err) != 0)
+    if (device_pool(d, a->handles, err) != 0 || map_window(a, err) != 0)
         goto fail;
     return a;
 nomem:
@@ -67,12 +72,22 @@ void arena_destroy(struct arena *a)
 {
     if (a == NULL)
         return;
-    if (a->window != NULL)
-        munmap(a->window, (uint64_t)a->handles * ARENA_HANDLE_BYTES);
-    if (a->fd >= 0)
-        close(a->fd);
+    if (a->window != NULL) {
+        device_unmap(a->device, a->window, a->handles);
+        device_release(a->device, a->window, a->handles * a->handle_bytes);
+    }
     free(a->owner);
     free(a);
+}
+
+struct device *arena_device(const struct arena *a)
+{
+    return a->device;
+}
+
+uint64_t arena_handle_bytes(const struct arena *a)
+{
+    return a->handle_bytes;
 }
 
 uint32_t arena_handles(const struct arena *a)
@@ -137,51 +152,6 @@ void arena_give(struct arena *a, uint32_t owner, uint32_t handle)
         return;
     a->owner[handle] = ARENA_FREE;
     a->free++;
-}
-
-void *arena_reserve(uint64_t bytes, struct error *err)
-{
-    void *range = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (range == MAP_FAILED) {
-        error_errno(err, "cannot reserve %" PRIu64 " bytes of address space", bytes);
-        return NULL;
-    }
-    return range;
-}
-
-void arena_release(void *range, uint64_t bytes)
-{
-    if (range != NULL)
-        munmap(range, bytes);
-}
-
-int arena_map(const struct arena *a, void *range, const uint32_t *handles, uint32_t count,
-              struct error *err)
-{
-    /* Consecutive handles go in one call.  MAP_POPULATE fills the page tables at once instead of
-     * by a fault for each 4 KiB while the weights are copied. */
-    for (uint32_t i = 0, n; i < count; i += n) {
-        for (n = 1; i + n < count && handles[i + n] == handles[i] + n; n++)
-            ;
-        void *place = (uint8_t *)range + i * ARENA_HANDLE_BYTES;
-        void *got = mmap(place, n * ARENA_HANDLE_BYTES, PROT_READ | PROT_WRITE,
-                         MAP_SHARED | MAP_FIXED | MAP_POPULATE, a->fd,
-                         (off_t)(handles[i] * ARENA_HANDLE_BYTES));
-        if (got == MAP_FAILED) {
-            error_errno(err, "cannot map %" PRIu32 " handles", n);
-            arena_unmap(range, count);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-void arena_unmap(void *range, uint32_t count)
-{
-    /* Mapping something else in the same place is atomic: the range never leaves our hands. */
-    mmap(range, count * ARENA_HANDLE_BYTES, PROT_NONE,
-         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 int arena_check(const struct arena *a, struct error *err)

@@ -45,18 +45,40 @@ static void send_residency(void *context, const struct model *m, int resident, u
     engine_send(context, &event, sizeof(event));
 }
 
+/* The sampler reads logits where a CPU computed them, or from a copy. */
+static int fit_logits(struct engine *e, const struct model *m, struct error *err)
+{
+    uint64_t bytes = (uint64_t)e->max_batch * m->arch.vocabulary * sizeof(float);
+    float *grown;
+
+    if (device_kind(e->device) == DEVICE_CPU) {
+        e->logits = e->workspace.logits;
+        return 0;
+    }
+    if (bytes <= e->logits_bytes)
+        return 0;
+    grown = device_host_alloc(e->device, bytes, err);
+    if (grown == NULL)
+        return -1;
+    device_host_free(e->device, e->logits);
+    e->logits = grown;
+    e->logits_bytes = bytes;
+    return 0;
+}
+
 /* Everything that a model needs besides its weights, so that no switch allocates. */
 static int fit_model(struct engine *e, const struct model *m, struct error *err)
 {
     uint64_t handles = m->handle_count + model_kv_handles(m, 1, 1);
+    uint64_t size = arena_handle_bytes(e->arena);
 
     if (handles > arena_handles(e->arena))
         return error_set(err, STATUS_EXHAUSTED,
                          "model %s needs %" PRIu64 " MiB for its weights and a first page; Memory= "
                          "of instance %s is %" PRIu64 " MiB: raise it",
-                         m->name, handles * ARENA_HANDLE_BYTES >> 20, e->instance,
-                         arena_handles(e->arena) * ARENA_HANDLE_BYTES >> 20);
-    if (workspace_fit(&e->workspace, m, e->max_batch, err) != 0 ||
+                         m->name, handles * size >> 20, e->instance,
+                         arena_handles(e->arena) * arena_handle_bytes(e->arena) >> 20);
+    if (workspace_fit(&e->workspace, m, err) != 0 || fit_logits(e, m, err) != 0 ||
         step_fit(&e->step, m, e->max_batch, err) != 0 ||
         sampler_fit(e->sampler, m->arch.vocabulary, err) != 0)
         return -1;
@@ -87,7 +109,7 @@ static struct model *add_model(struct engine *e, const struct order_model *o,
                   o->name, files->count, o->files);
         return NULL;
     }
-    m = model_open(files, o, ARENA_WEIGHTS + r->count, err);
+    m = model_open(files, o, e->arena, ARENA_WEIGHTS + r->count, err);
     if (m == NULL)
         return NULL;
     if (fit_model(e, m, err) != 0) {
@@ -104,7 +126,7 @@ static uint32_t longest_context(const struct engine *e, const struct model *m)
     uint64_t pages = ((uint64_t)m->max_context + m->kv.page_tokens - 1) / m->kv.page_tokens;
 
     while (pages > 1 &&
-           m->handle_count + model_kv_handles(m, pages * m->kv.page_tokens, STEP_ROWS_MAX) >
+           m->handle_count + model_kv_handles(m, pages * m->kv.page_tokens, e->rows_max) >
                arena_handles(e->arena))
         pages--;
     pages *= m->kv.page_tokens;
@@ -123,7 +145,7 @@ static void order_model(struct engine *e, const struct order_model *o,
     } else {
         event.ok = 1;
         event.max_context = longest_context(e, m);
-        event.weight_bytes = m->handle_count * ARENA_HANDLE_BYTES;
+        event.weight_bytes = m->handle_count * arena_handle_bytes(e->arena);
         event.kv_token_bytes = model_kv_token_bytes(m);
         event.page_tokens = m->kv.page_tokens;
         event.vocabulary = m->arch.vocabulary;
@@ -238,9 +260,25 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
     return 0;
 }
 
+static struct device *create_device(const struct order_hello *hello, struct error *err)
+{
+    if (hello->device == ORDER_DEVICE_CUDA)
+        return device_create_cuda(hello->gpu, (enum precision)hello->precision, STEP_ROWS_CUDA,
+                                  ENGINE_COLS_MAX, err);
+    return device_create(hello->threads, STEP_ROWS_CPU, ENGINE_COLS_MAX, err);
+}
+
 static int create_parts(struct engine *e, const struct order_hello *hello, struct error *err)
 {
-    e->arena = arena_create(hello->memory_bytes, err);
+    e->device = create_device(hello, err);
+    if (e->device == NULL)
+        return -1;
+    e->rows_max = device_kind(e->device) == DEVICE_CPU ? STEP_ROWS_CPU : STEP_ROWS_CUDA;
+    workspace_init(&e->workspace, e->device, e->rows_max, e->max_batch);
+    step_init(&e->step, e->device, e->rows_max);
+    if (staging_open(&e->residency.staging, e->device, err) != 0)
+        return -1;
+    e->arena = arena_create(e->device, hello->memory_bytes, err);
     if (e->arena == NULL)
         return -1;
     e->pages = pages_create(e->arena, err);
@@ -251,10 +289,7 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     e->residency.notify = send_residency;
     e->residency.context = e;
     e->sampler = sampler_create(err);
-    if (e->sampler == NULL)
-        return -1;
-    e->device = device_create(hello->threads, STEP_ROWS_MAX, ENGINE_COLS_MAX, err);
-    return e->device == NULL ? -1 : 0;
+    return e->sampler == NULL ? -1 : 0;
 }
 
 struct engine *engine_create(int fd, const struct order_hello *hello, struct error *err)
@@ -275,6 +310,11 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
                   hello->max_batch, hello->threads, ENGINE_BATCH_MAX, THREADS_MAX);
         return NULL;
     }
+    if (hello->device > ORDER_DEVICE_CUDA || hello->precision > PRECISION_FAST) {
+        error_set(err, STATUS_INVALID, "device %" PRIu32 " of precision %" PRIu32 ": none is known",
+                  hello->device, hello->precision);
+        return NULL;
+    }
     e = calloc(1, sizeof(*e));
     if (e == NULL) {
         error_set(err, STATUS_NOMEM, "no memory for an engine");
@@ -282,14 +322,13 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
     }
     e->channel.fd = fd;
     e->max_batch = hello->max_batch == 0 ? BATCH_DEFAULT : hello->max_batch;
-    e->chunk_rows = STEP_ROWS_MAX;
     memcpy(e->instance, hello->instance, sizeof(e->instance));
     if (create_parts(e, hello, err) != 0) {
         engine_destroy(e);
         return NULL;
     }
-    event.memory_bytes = arena_handles(e->arena) * ARENA_HANDLE_BYTES;
-    event.handle_bytes = ARENA_HANDLE_BYTES;
+    event.memory_bytes = arena_handles(e->arena) * arena_handle_bytes(e->arena);
+    event.handle_bytes = arena_handle_bytes(e->arena);
     snprintf(event.device, sizeof(event.device), "%s", device_name(e->device));
     engine_send(e, &event, sizeof(event));
     return e;
@@ -305,10 +344,13 @@ void engine_destroy(struct engine *e)
     residency_clear(&e->residency);
     pages_destroy(e->pages);
     arena_destroy(e->arena);
-    device_destroy(e->device);
-    sampler_destroy(e->sampler);
+    staging_close(&e->residency.staging);
+    if (e->logits != e->workspace.logits)
+        device_host_free(e->device, e->logits);
     workspace_clear(&e->workspace);
     step_clear(&e->step);
+    device_destroy(e->device);
+    sampler_destroy(e->sampler);
     free(e);
 }
 
@@ -363,7 +405,7 @@ int engine_serve(int fd, struct error *err)
     if (e == NULL)
         return -1;
     log_info("instance %s: %s, %" PRIu64 " MiB", e->instance, device_name(e->device),
-             arena_handles(e->arena) * ARENA_HANDLE_BYTES >> 20);
+             arena_handles(e->arena) * arena_handle_bytes(e->arena) >> 20);
     while (!e->gone && !take_orders(e))
         turn_advance(e);
     engine_destroy(e);

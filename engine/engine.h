@@ -12,7 +12,7 @@
 #include "engine/step.h"
 
 #define ENGINE_TURNS_MAX 2u
-#define ENGINE_BATCH_MAX STEP_ROWS_MAX
+#define ENGINE_BATCH_MAX STEP_BATCH_MAX
 
 struct turn {
     struct order_turn order;
@@ -24,7 +24,7 @@ struct engine {
     struct channel channel;
     char instance[64];
     uint32_t max_batch;
-    uint32_t chunk_rows; /* of a step: STEP_ROWS_MAX, less in tests */
+    uint32_t rows_max; /* of a step: what the device takes, less in tests */
     struct device *device;
     struct arena *arena;
     struct pages *pages;
@@ -35,7 +35,9 @@ struct engine {
     struct sampler *sampler;
     struct turn turns[ENGINE_TURNS_MAX]; /* the first one runs */
     uint32_t turn_count;
-    int gone; /* the daemon hung up */
+    float *logits; /* of a step, where the sampler reads them: [max_batch][vocabulary] */
+    uint64_t logits_bytes;
+    int gone; /* the daemon hung up, or the device failed */
 };
 
 /* Everything but models: device, arena, pools.  Needs a hello of our version: UNSUPPORTED else. */

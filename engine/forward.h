@@ -1,5 +1,5 @@
 /*
- * forward.h - the forward pass, one for all families
+ * forward.h - the forward pass, one for all families and devices
  *
  * Driven by struct arch and the layout in struct model; knows the device by kernels.h alone.
  */
@@ -9,49 +9,54 @@
 #include "engine/weights.h"
 #include "kernels/kernels.h"
 
-#define STEP_ROWS_MAX 256u /* tokens of a step */
+/* Sequences of a step, and the rows that yield a token. */
+#define STEP_BATCH_MAX 256u
+/* Tokens of a step: what fills the device. */
+#define STEP_ROWS_CPU  256u
+#define STEP_ROWS_CUDA 2048u
 
 /* The tokens of one step and where their keys and values go. */
 struct forward_input {
     uint32_t rows;
-    const uint32_t *tokens;            /* [rows] */
-    const struct attn_row *seqs;       /* runs of rows, in order, covering all of them */
-    const struct attn_row *local_seqs; /* the same with their pages of the model's kv_local */
-    uint32_t seq_count;
-    void *const *pages;        /* the table that all .table point into */
+    const uint32_t *tokens;    /* [rows], device memory */
+    struct attn_step all;      /* runs of rows, in order, covering all of them */
+    struct attn_step local;    /* the same with their pages of the model's kv_local */
     const uint32_t *head_rows; /* rows whose logits are wanted, ascending */
     uint32_t head_count;
 };
 
-/* Activations, float32, one row a token; shared by all models. */
+/* Activations in device memory, one row a token; shared by all models.  The three that are float32
+ * on every device say so, the others are operands. */
 struct workspace {
+    struct device *device;
+    uint32_t rows_max;  /* tokens of a step */
     uint32_t heads_max; /* rows of logits */
     uint64_t room[12];  /* bytes of each buffer below */
-    float *x;           /* [STEP_ROWS_MAX][width]: the residual stream */
-    float *norm;        /* [STEP_ROWS_MAX][width] */
-    float *qkv;         /* [STEP_ROWS_MAX][q + k + v] */
-    float *attn;        /* [STEP_ROWS_MAX][heads * head_dim] */
-    float *proj;        /* [STEP_ROWS_MAX][width] */
-    float *gate_up;     /* [STEP_ROWS_MAX][2 * ffn] */
-    float *act;         /* [STEP_ROWS_MAX][ffn] */
+    float *x;           /* [rows_max][width]: the residual stream */
+    void *norm;         /* [rows_max][width] */
+    void *qkv;          /* [rows_max][q + k + v] */
+    void *attn;         /* [rows_max][heads * head_dim] */
+    void *proj;         /* [rows_max][width] */
+    void *gate_up;      /* [rows_max][2 * ffn] */
+    void *act;          /* [rows_max][ffn] */
     float *logits;      /* [heads_max][vocabulary] */
     /* Of models with experts; gate_up and act then have a row for each chosen expert of a token. */
-    float *route;       /* [STEP_ROWS_MAX][experts] */
-    float *route_share; /* [STEP_ROWS_MAX][experts_used] */
-    float *expert_out;  /* [STEP_ROWS_MAX][experts_used][width] */
-    uint32_t *route_id; /* [STEP_ROWS_MAX][experts_used] */
+    float *route;       /* [rows_max][experts] */
+    float *route_share; /* [rows_max][experts_used] */
+    void *expert_out;   /* [rows_max][experts_used][width] */
+    uint32_t *route_id; /* [rows_max][experts_used] */
 };
 
-/* Make room for a model's steps of STEP_ROWS_MAX rows, heads_max of which yield a token. */
-int workspace_fit(struct workspace *w, const struct model *m, uint32_t heads_max,
-                  struct error *err);
+/* An empty one, for steps of at most rows_max tokens, heads_max of which yield a token. */
+void workspace_init(struct workspace *w, struct device *d, uint32_t rows_max, uint32_t heads_max);
+/* Make room for a model's steps. */
+int workspace_fit(struct workspace *w, const struct model *m, struct error *err);
 void workspace_clear(struct workspace *w);
 
 /*
- * Run the step: write the KV of its tokens, and leave the logits of head row i in
- * w->logits + i * vocabulary.  The model is resident.  Waits for the device.
+ * Ask the device for the step: the KV of its tokens is written, and the logits of head row i left
+ * in w->logits + i * vocabulary.  The model is resident.  Does not wait.
  */
-void forward_run(struct device *d, const struct model *m, struct workspace *w,
-                 const struct forward_input *in);
+void forward_run(const struct model *m, struct workspace *w, const struct forward_input *in);
 
 #endif

@@ -29,8 +29,10 @@ engine_libengine_a_SOURCES = \
 ENGINE_LIBS = \
     engine/libengine.a \
     model/libmodel.a \
+    kernels/libkernels_cuda.a \
     kernels/libkernels.a \
     common/libcommon.a \
+    $(CUDA_LIBS) \
     $(HWLOC_LIBS) $(JANSSON_LIBS) \
     -lm -lpthread
 
@@ -40,9 +42,7 @@ modelpool_engine_SOURCES = \
     engine/bench.h \
     engine/main.c
 modelpool_engine_LDADD = \
-    kernels/libkernels_cuda.a \
     $(ENGINE_LIBS) \
-    $(CUDA_LIBS) \
     $(JANSSON_LIBS)
 
 # A tiny random model, for tests of every room.

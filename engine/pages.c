@@ -7,7 +7,6 @@
 
 /* The smallest page that is cut: bounds the bitmap of a slab. */
 #define PAGE_BYTES_MIN 1024u
-#define SLAB_PAGES_MAX (ARENA_HANDLE_BYTES / PAGE_BYTES_MIN)
 #define NO_SLAB        UINT32_MAX
 
 struct slab {
@@ -22,6 +21,7 @@ struct pages {
     struct slab *slabs; /* by first handle */
     uint32_t *slab_of;  /* first handle of the slab that each handle is in; NO_SLAB */
     uint32_t handles;
+    uint64_t handle_bytes;
     uint64_t live;
 };
 
@@ -33,6 +33,7 @@ struct pages *pages_create(struct arena *a, struct error *err)
         goto nomem;
     p->arena = a;
     p->handles = arena_handles(a);
+    p->handle_bytes = arena_handle_bytes(a);
     p->slabs = calloc(p->handles, sizeof(*p->slabs));
     p->slab_of = malloc(p->handles * sizeof(*p->slab_of));
     if (p->slabs == NULL || p->slab_of == NULL)
@@ -46,20 +47,26 @@ nomem:
     return NULL;
 }
 
-static uint32_t slab_handles(uint64_t bytes)
+static uint32_t slab_handles(uint64_t handle_bytes, uint64_t bytes)
 {
-    return (uint32_t)((bytes + ARENA_HANDLE_BYTES - 1) / ARENA_HANDLE_BYTES);
+    return (uint32_t)((bytes + handle_bytes - 1) / handle_bytes);
 }
 
-static uint32_t slab_capacity(uint64_t bytes)
+static uint32_t slab_capacity(uint64_t handle_bytes, uint64_t bytes)
 {
-    return (uint32_t)(slab_handles(bytes) * ARENA_HANDLE_BYTES / bytes);
+    return (uint32_t)(slab_handles(handle_bytes, bytes) * handle_bytes / bytes);
+}
+
+/* Bytes of a slab's map: of the smallest pages there may be most. */
+static uint64_t map_bytes(const struct pages *p)
+{
+    return p->handle_bytes / PAGE_BYTES_MIN / CHAR_BIT;
 }
 
 static void slab_give(struct pages *p, uint32_t first)
 {
     struct slab *s = &p->slabs[first];
-    uint32_t handles = slab_handles(s->bytes);
+    uint32_t handles = slab_handles(p->handle_bytes, s->bytes);
 
     for (uint32_t h = first; h < first + handles; h++) {
         p->slab_of[h] = NO_SLAB;
@@ -85,22 +92,22 @@ void pages_destroy(struct pages *p)
 /* A new slab for pages of a size; NULL if the arena has no run of free handles for it. */
 static struct slab *slab_take(struct pages *p, uint64_t bytes)
 {
-    uint32_t handles = slab_handles(bytes);
+    uint32_t handles = slab_handles(p->handle_bytes, bytes);
     uint32_t first;
 
     if (arena_take_run(p->arena, ARENA_KV, handles, &first) != 0)
         return NULL;
     struct slab *s = &p->slabs[first];
     if (s->map == NULL)
-        s->map = malloc(SLAB_PAGES_MAX / CHAR_BIT);
+        s->map = malloc(map_bytes(p));
     if (s->map == NULL) {
         for (uint32_t h = first; h < first + handles; h++)
             arena_give(p->arena, ARENA_KV, h);
         return NULL;
     }
-    memset(s->map, 0, SLAB_PAGES_MAX / CHAR_BIT);
+    memset(s->map, 0, map_bytes(p));
     s->bytes = bytes;
-    s->capacity = slab_capacity(bytes);
+    s->capacity = slab_capacity(p->handle_bytes, bytes);
     s->used = 0;
     for (uint32_t h = first; h < first + handles; h++)
         p->slab_of[h] = first;
@@ -129,16 +136,15 @@ void *pages_take(struct pages *p, uint64_t bytes)
     best->map[i / 64] |= (uint64_t)1 << (i % 64);
     best->used++;
     p->live++;
-    return arena_window(p->arena) + (uint64_t)(best - p->slabs) * ARENA_HANDLE_BYTES +
-           i * best->bytes;
+    return arena_window(p->arena) + (uint64_t)(best - p->slabs) * p->handle_bytes + i * best->bytes;
 }
 
 void pages_give(struct pages *p, void *page)
 {
     uint64_t offset = (uint64_t)((uint8_t *)page - arena_window(p->arena));
-    uint32_t first = p->slab_of[offset / ARENA_HANDLE_BYTES];
+    uint32_t first = p->slab_of[offset / p->handle_bytes];
     struct slab *s = &p->slabs[first];
-    uint64_t i = (offset - first * ARENA_HANDLE_BYTES) / s->bytes;
+    uint64_t i = (offset - first * p->handle_bytes) / s->bytes;
 
     s->map[i / 64] &= ~((uint64_t)1 << (i % 64));
     s->used--;
@@ -147,14 +153,14 @@ void pages_give(struct pages *p, void *page)
         slab_give(p, first);
 }
 
-uint64_t pages_handles(uint64_t bytes, uint64_t count)
+uint64_t pages_handles(uint64_t handle_bytes, uint64_t bytes, uint64_t count)
 {
     uint64_t capacity;
 
     if (bytes < PAGE_BYTES_MIN)
         bytes = PAGE_BYTES_MIN;
-    capacity = slab_capacity(bytes);
-    return (count + capacity - 1) / capacity * slab_handles(bytes);
+    capacity = slab_capacity(handle_bytes, bytes);
+    return (count + capacity - 1) / capacity * slab_handles(handle_bytes, bytes);
 }
 
 void pages_count(const struct pages *p, uint64_t bytes, uint32_t *used, uint32_t *total)
@@ -163,8 +169,8 @@ void pages_count(const struct pages *p, uint64_t bytes, uint32_t *used, uint32_t
 
     if (bytes < PAGE_BYTES_MIN)
         bytes = PAGE_BYTES_MIN;
-    room =
-        (uint64_t)(arena_held(p->arena, ARENA_FREE) / slab_handles(bytes)) * slab_capacity(bytes);
+    room = (uint64_t)(arena_held(p->arena, ARENA_FREE) / slab_handles(p->handle_bytes, bytes)) *
+           slab_capacity(p->handle_bytes, bytes);
     *used = 0;
     for (uint32_t h = 0; h < p->handles; h++) {
         if (p->slabs[h].bytes != bytes)

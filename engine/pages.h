@@ -23,8 +23,8 @@ void pages_destroy(struct pages *p);
 void *pages_take(struct pages *p, uint64_t bytes);
 void pages_give(struct pages *p, void *page);
 
-/* Handles that `count` pages of `bytes` take when no slab exists yet. */
-uint64_t pages_handles(uint64_t bytes, uint64_t count);
+/* Handles of handle_bytes that `count` pages of `bytes` take when no slab exists yet. */
+uint64_t pages_handles(uint64_t handle_bytes, uint64_t bytes, uint64_t count);
 /* Live pages of a size, and how many there could be: live, free in slabs, and what the arena's free
  * handles would give. */
 void pages_count(const struct pages *p, uint64_t bytes, uint32_t *used, uint32_t *total);

@@ -17,7 +17,7 @@ void residency_unload(struct residency *r, struct model *m)
 {
     if (!m->resident)
         return;
-    model_unload(m, r->arena);
+    model_unload(m);
     if (r->notify != NULL)
         r->notify(r->context, m, 0, m->weight_bytes, 0);
 }
@@ -41,7 +41,7 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
                    uint64_t *us, struct error *err)
 {
     int64_t start = clock_monotonic_us();
-    uint64_t room = arena_held(r->arena, ARENA_FREE);
+    uint64_t room = arena_held(r->arena, ARENA_FREE), size = arena_handle_bytes(r->arena);
 
     *bytes = *us = 0;
     m->used = ++r->stamp;
@@ -51,18 +51,17 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
         if (r->models[i]->resident && r->models[i] != keep)
             room += r->models[i]->handle_count;
     if (room < m->handle_count)
-        return error_set(err, STATUS_EXHAUSTED,
-                         "model %s needs %" PRIu64 " MiB for its weights; of Memory= (%" PRIu64
-                         " MiB), %" PRIu64
-                         " MiB hold the KV of live sequences%s: close sequences, or raise it",
-                         m->name, m->handle_count * ARENA_HANDLE_BYTES >> 20,
-                         arena_handles(r->arena) * ARENA_HANDLE_BYTES >> 20,
-                         arena_held(r->arena, ARENA_KV) * ARENA_HANDLE_BYTES >> 20,
-                         keep != NULL && keep->resident ? " and another model runs" : "");
+        return error_set(
+            err, STATUS_EXHAUSTED,
+            "model %s needs %" PRIu64 " MiB for its weights; of Memory= (%" PRIu64 " MiB), %" PRIu64
+            " MiB hold the KV of live sequences%s: close sequences, or raise it",
+            m->name, m->handle_count * size >> 20, arena_handles(r->arena) * size >> 20,
+            arena_held(r->arena, ARENA_KV) * size >> 20,
+            keep != NULL && keep->resident ? " and another model runs" : "");
     while (arena_held(r->arena, ARENA_FREE) < m->handle_count)
         if (!residency_evict(r, m, keep))
             return error_set(err, STATUS_INTERNAL, "model %s: the arena's count is wrong", m->name);
-    if (model_load(m, r->arena, err) != 0)
+    if (model_load(m, &r->staging, err) != 0)
         return -1;
     *bytes = m->weight_bytes;
     *us = (uint64_t)(clock_monotonic_us() - start);
@@ -74,7 +73,7 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
 void residency_clear(struct residency *r)
 {
     for (uint32_t i = 0; i < r->count; i++) {
-        model_unload(r->models[i], r->arena);
+        model_unload(r->models[i]);
         model_close(r->models[i]);
     }
     r->count = 0;

@@ -13,6 +13,7 @@
 
 struct residency {
     struct arena *arena;
+    struct staging staging;
     struct model *models[RESIDENCY_MODELS_MAX];
     uint32_t count;
     uint64_t stamp;

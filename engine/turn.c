@@ -89,7 +89,7 @@ static uint32_t pick_tokens(struct engine *e, struct event_row *rows)
 
     for (uint32_t i = 0; i < st->head_count; i++) {
         struct sequence *s = st->head_members[i];
-        struct sampler_input in = {.logits = e->workspace.logits + i * vocabulary,
+        struct sampler_input in = {.logits = e->logits + i * vocabulary,
                                    .vocabulary = (uint32_t)vocabulary,
                                    .sampling = &s->sampling,
                                    .position = s->count,
@@ -113,6 +113,17 @@ static uint32_t pick_tokens(struct engine *e, struct event_row *rows)
     return count;
 }
 
+/* Where the sampler reads them. */
+static int fetch_logits(struct engine *e, struct error *err)
+{
+    uint64_t row = e->step.model->arch.vocabulary * sizeof(float);
+
+    if (e->logits == e->workspace.logits || e->step.head_count == 0)
+        return 0;
+    device_copy(e->device, e->logits, e->workspace.logits, e->step.head_count * row);
+    return device_check(e->device, err);
+}
+
 static void run_step(struct engine *e, struct turn *t)
 {
     union {
@@ -120,9 +131,14 @@ static void run_step(struct engine *e, struct turn *t)
         unsigned char bytes[sizeof(struct event_step) + ORDER_ROWS_MAX * sizeof(struct event_row)];
     } u;
     int64_t start = clock_monotonic_us();
+    struct error err = {0};
 
     memset(&u.event, 0, sizeof(u.event));
-    step_run(&e->step, e->device, &e->workspace);
+    if (step_run(&e->step, &e->workspace, &err) != 0 || fetch_logits(e, &err) != 0) {
+        log_error("instance %s: %s: everything on the device is lost", e->instance, err.text);
+        e->gone = 1;
+        return;
+    }
     u.event.kind = EVENT_STEP;
     u.event.turn = t->order.turn;
     u.event.batch = e->step.run_count;
@@ -137,15 +153,16 @@ static void run_step(struct engine *e, struct turn *t)
 int turn_ever_fits(const struct engine *e, const struct model *m, uint32_t tokens, char *text,
                    size_t room)
 {
-    uint64_t handles = model_kv_handles(m, tokens, STEP_ROWS_MAX) + m->handle_count;
+    uint64_t handles = model_kv_handles(m, tokens, e->rows_max) + m->handle_count;
+    uint64_t size = arena_handle_bytes(e->arena);
 
     if (handles <= arena_handles(e->arena))
         return 1;
     snprintf(text, room,
              "%" PRIu32 " tokens of model %s need %" PRIu64 " MiB with its weights; Memory= of "
              "instance %s is %" PRIu64 " MiB: raise it, or lower MaxContext=",
-             tokens, m->name, handles * ARENA_HANDLE_BYTES >> 20, e->instance,
-             arena_handles(e->arena) * ARENA_HANDLE_BYTES >> 20);
+             tokens, m->name, handles * size >> 20, e->instance,
+             arena_handles(e->arena) * size >> 20);
     return 0;
 }
 
@@ -192,7 +209,7 @@ void turn_advance(struct engine *e)
     }
     t->switch_bytes += bytes;
     t->switch_us += us;
-    switch (step_build(&e->step, m, &e->sequences, &e->residency, e->max_batch, e->chunk_rows)) {
+    switch (step_build(&e->step, m, &e->sequences, &e->residency, e->max_batch, e->rows_max)) {
     case STEP_READY:
         run_step(e, t);
         break;

@@ -283,7 +283,7 @@ static int model_layout(struct model *m, const struct source *source, struct err
         return -1;
     for (uint32_t i = 0; i < m->copy_count; i++)
         m->weight_bytes += m->copies[i].bytes;
-    uint64_t handles = (l.cursor + ARENA_HANDLE_BYTES - 1) / ARENA_HANDLE_BYTES;
+    uint64_t size = arena_handle_bytes(m->arena), handles = (l.cursor + size - 1) / size;
     if (handles == 0 || handles > UINT32_MAX)
         return error_set(err, STATUS_UNSUPPORTED, "weights of %" PRIu64 " bytes", l.cursor);
     m->handle_count = (uint32_t)handles;
@@ -332,14 +332,18 @@ static void model_rebase(struct model *m)
     }
 }
 
-static struct kv_layout cache_layout(const struct arch *a, uint32_t layers)
+static struct kv_layout cache_layout(const struct device *d, const struct arch *a, uint32_t layers)
 {
     struct kv_layout kv = {.layers = layers,
                            .kv_heads = a->kv_heads,
                            .head_dim = a->head_dim,
                            .page_tokens = ENGINE_PAGE_TOKENS};
+    uint64_t token = (uint64_t)2 * a->kv_heads * a->head_dim * device_operand_bytes(d);
 
-    kv.layer_bytes = (uint64_t)2 * a->kv_heads * ENGINE_PAGE_TOKENS * a->head_dim * sizeof(float);
+    while (device_kind(d) != DEVICE_CPU && kv.page_tokens < ENGINE_PAGE_TOKENS_MAX &&
+           token * layers * kv.page_tokens < ENGINE_PAGE_BYTES)
+        kv.page_tokens *= 2;
+    kv.layer_bytes = token * kv.page_tokens;
     kv.page_bytes = kv.layer_bytes * layers;
     return kv;
 }
@@ -360,8 +364,8 @@ static void describe_caches(struct model *m)
         local = 0;
     }
     m->window_local = local != 0 ? window : 0;
-    m->kv = cache_layout(a, a->layers - local);
-    m->kv_local = cache_layout(a, local);
+    m->kv = cache_layout(arena_device(m->arena), a, a->layers - local);
+    m->kv_local = cache_layout(arena_device(m->arena), a, local);
     for (uint32_t i = 0, all = 0, some = 0; i < a->layers; i++) {
         m->layers[i].cache_local = local != 0 && a->layer[i].window != 0;
         m->layers[i].cache_layer = m->layers[i].cache_local ? some++ : all++;
@@ -433,13 +437,14 @@ static int keep_files(struct model *m, const struct channel_files *files, struct
 }
 
 struct model *model_open(const struct channel_files *files, const struct order_model *order,
-                         uint32_t owner, struct error *err)
+                         struct arena *arena, uint32_t owner, struct error *err)
 {
     struct source *source = NULL;
     struct model *m = calloc(1, sizeof(*m));
 
     if (m == NULL)
         goto nomem;
+    m->arena = arena;
     m->owner = owner;
     m->fd_count = files->count;
     for (uint32_t i = 0; i < files->count; i++)
@@ -457,7 +462,8 @@ struct model *model_open(const struct channel_files *files, const struct order_m
     m->handles = calloc(m->handle_count, sizeof(*m->handles));
     if (m->handles == NULL)
         goto nomem;
-    m->range = arena_reserve(m->handle_count * ARENA_HANDLE_BYTES, err);
+    m->range =
+        device_reserve(arena_device(arena), m->handle_count * arena_handle_bytes(arena), err);
     if (m->range == NULL || keep_files(m, files, err) != 0)
         goto fail;
     model_rebase(m);
@@ -476,7 +482,8 @@ void model_close(struct model *m)
     if (m == NULL)
         return;
     if (m->range != NULL)
-        arena_release(m->range, m->handle_count * ARENA_HANDLE_BYTES);
+        device_release(arena_device(m->arena), m->range,
+                       m->handle_count * arena_handle_bytes(m->arena));
     for (uint32_t i = 0; i < m->fd_count; i++)
         if (m->fds[i] >= 0)
             close(m->fds[i]);
@@ -488,11 +495,11 @@ void model_close(struct model *m)
 
 uint64_t model_kv_token_bytes(const struct model *m)
 {
-    return (m->kv.page_bytes + m->kv_local.page_bytes) / m->kv.page_tokens;
+    return m->kv.page_bytes / m->kv.page_tokens + m->kv_local.page_bytes / m->kv_local.page_tokens;
 }
 
-static uint64_t cache_handles(const struct kv_layout *kv, uint64_t window, uint64_t tokens,
-                              uint32_t step_rows)
+static uint64_t cache_handles(const struct arena *arena, const struct kv_layout *kv,
+                              uint64_t window, uint64_t tokens, uint32_t step_rows)
 {
     /* Of what a window keeps, the first and the last page are seldom full. */
     uint64_t kept = window + step_rows + 2 * (uint64_t)kv->page_tokens;
@@ -501,11 +508,12 @@ static uint64_t cache_handles(const struct kv_layout *kv, uint64_t window, uint6
         return 0;
     if (window != 0 && kept < tokens)
         tokens = kept;
-    return pages_handles(kv->page_bytes, (tokens + kv->page_tokens - 1) / kv->page_tokens);
+    return pages_handles(arena_handle_bytes(arena), kv->page_bytes,
+                         (tokens + kv->page_tokens - 1) / kv->page_tokens);
 }
 
 uint64_t model_kv_handles(const struct model *m, uint64_t tokens, uint32_t step_rows)
 {
-    return cache_handles(&m->kv, m->window, tokens, step_rows) +
-           cache_handles(&m->kv_local, m->window_local, tokens, step_rows);
+    return cache_handles(m->arena, &m->kv, m->window, tokens, step_rows) +
+           cache_handles(m->arena, &m->kv_local, m->window_local, tokens, step_rows);
 }

@@ -18,8 +18,11 @@
 
 /* The widest activation row that the device's scratch is sized for. */
 #define ENGINE_COLS_MAX 65536u
-#define ENGINE_PAGE_TOKENS                                                                         \
-    16u /* of a KV page on the CPU: small, since nothing is copied over a bus */
+/* Tokens of a KV page: as few as there may be on a CPU, where nothing is copied over a bus; else
+ * the smallest power of two that makes a page worth a copy of its own, within the two. */
+#define ENGINE_PAGE_TOKENS     16u
+#define ENGINE_PAGE_TOKENS_MAX 128u
+#define ENGINE_PAGE_BYTES      ((uint64_t)3 << 19)
 
 struct layer_weights {
     const float *attn_norm;
@@ -65,6 +68,7 @@ struct model {
     uint32_t copy_count;
     uint64_t weight_bytes; /* that a load copies */
 
+    struct arena *arena;
     uint8_t *range;
     uint32_t owner;    /* in the arena */
     uint32_t *handles; /* room for handle_count; in use while resident */
@@ -78,7 +82,7 @@ struct model {
  * owner: the model's number in the arena.  UNSUPPORTED or CORRUPT names the key or tensor.
  */
 struct model *model_open(const struct channel_files *files, const struct order_model *order,
-                         uint32_t owner, struct error *err);
+                         struct arena *arena, uint32_t owner, struct error *err);
 /* The model must not be resident. */
 void model_close(struct model *m);
 
@@ -88,9 +92,21 @@ uint64_t model_kv_token_bytes(const struct model *m);
  * to step_rows of its tokens. */
 uint64_t model_kv_handles(const struct model *m, uint64_t tokens, uint32_t step_rows);
 
+/* Where weights wait between file and device: nothing on a CPU, whose memory is read into. */
+struct staging {
+    struct device *device;
+    uint8_t *buffers; /* STAGING_BUFFERS of STAGING_BYTES, of device_host_alloc(); NULL on a CPU */
+    uint32_t next;    /* the one to be filled */
+};
+#define STAGING_BYTES   ((uint64_t)16 << 20)
+#define STAGING_BUFFERS 2u
+
+int staging_open(struct staging *s, struct device *d, struct error *err);
+void staging_close(struct staging *s);
+
 /* Take handles, map them and copy the weights in.  EXHAUSTED if too few handles are free; CORRUPT
  * or IO names the tensor that could not be read.  On failure nothing is held. */
-int model_load(struct model *m, struct arena *a, struct error *err);
-void model_unload(struct model *m, struct arena *a);
+int model_load(struct model *m, struct staging *s, struct error *err);
+void model_unload(struct model *m);
 
 #endif

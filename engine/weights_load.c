@@ -65,13 +65,58 @@ static float stored_element(const unsigned char *at, uint32_t type)
     return f;
 }
 
-/* A vector that is stored in another form than kernels want it. */
-static int convert_vector(const struct model *m, const struct tensor_copy *c, struct error *err)
+int staging_open(struct staging *s, struct device *d, struct error *err)
+{
+    memset(s, 0, sizeof(*s));
+    s->device = d;
+    if (device_kind(d) == DEVICE_CPU)
+        return 0;
+    s->buffers = device_host_alloc(d, STAGING_BUFFERS * STAGING_BYTES, err);
+    return s->buffers == NULL ? -1 : 0;
+}
+
+void staging_close(struct staging *s)
+{
+    if (s->device != NULL)
+        device_host_free(s->device, s->buffers);
+    memset(s, 0, sizeof(*s));
+}
+
+/* The next buffer, when what it held has arrived. */
+static uint8_t *staging_take(struct staging *s)
+{
+    if (s->next == STAGING_BUFFERS) {
+        device_sync(s->device);
+        s->next = 0;
+    }
+    return s->buffers + s->next++ * STAGING_BYTES;
+}
+
+/* A tensor as it is. */
+static int copy_plain(const struct model *m, const struct tensor_copy *c, struct staging *s,
+                      struct error *err)
+{
+    uint8_t *to = m->range + c->to;
+
+    if (s->buffers == NULL)
+        return read_weights(m, c, to, c->from, c->bytes, err);
+    for (uint64_t at = 0, n; at < c->bytes; at += n) {
+        uint8_t *buffer = staging_take(s);
+        n = c->bytes - at < STAGING_BYTES ? c->bytes - at : STAGING_BYTES;
+        if (read_weights(m, c, buffer, c->from + at, n, err) != 0)
+            return -1;
+        device_copy(s->device, to + at, buffer, n);
+    }
+    return 0;
+}
+
+/* A vector that is stored in another form than kernels want it, into float32. */
+static int convert_vector(const struct model *m, const struct tensor_copy *c, float *to,
+                          struct error *err)
 {
     unsigned char stored[4096];
     uint64_t element = c->type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
     uint64_t count = c->bytes / sizeof(float), chunk = sizeof(stored) / element;
-    float *to = (float *)(void *)(m->range + c->to);
 
     for (uint64_t at = 0; at < count; at += chunk) {
         uint64_t n = count - at < chunk ? count - at : chunk;
@@ -83,39 +128,56 @@ static int convert_vector(const struct model *m, const struct tensor_copy *c, st
     return 0;
 }
 
-static int copy_tensor(const struct model *m, const struct tensor_copy *c, struct error *err)
+_Static_assert(ENGINE_COLS_MAX * sizeof(float) <= STAGING_BYTES, "a vector fits into a buffer");
+
+static int copy_tensor(const struct model *m, const struct tensor_copy *c, struct staging *s,
+                       struct error *err)
 {
-    return c->convert ? convert_vector(m, c, err)
-                      : read_weights(m, c, m->range + c->to, c->from, c->bytes, err);
+    uint8_t *to = m->range + c->to;
+
+    if (!c->convert)
+        return copy_plain(m, c, s, err);
+    if (s->buffers == NULL)
+        return convert_vector(m, c, (float *)(void *)to, err);
+    float *buffer = (float *)(void *)staging_take(s);
+    if (convert_vector(m, c, buffer, err) != 0)
+        return -1;
+    device_copy(s->device, to, buffer, c->bytes);
+    return 0;
 }
 
-int model_load(struct model *m, struct arena *a, struct error *err)
+int model_load(struct model *m, struct staging *s, struct error *err)
 {
+    struct arena *a = m->arena;
+
+    s->next = 0; /* the last load has been waited for */
     if (arena_take(a, m->owner, m->handles, m->handle_count) != 0)
         return error_set(err, STATUS_EXHAUSTED,
                          "model %s needs %" PRIu32 " handles and %" PRIu32 " are free", m->name,
                          m->handle_count, arena_held(a, ARENA_FREE));
-    if (arena_map(a, m->range, m->handles, m->handle_count, err) != 0)
+    if (device_map(s->device, m->range, m->handles, m->handle_count, err) != 0)
         goto give;
     for (uint32_t i = 0; i < m->copy_count; i++)
-        if (copy_tensor(m, &m->copies[i], err) != 0)
+        if (copy_tensor(m, &m->copies[i], s, err) != 0)
             goto unmap;
+    if (device_check(s->device, err) != 0)
+        goto unmap;
     m->resident = 1;
     return 0;
 unmap:
-    arena_unmap(m->range, m->handle_count);
+    device_unmap(s->device, m->range, m->handle_count);
 give:
     for (uint32_t i = 0; i < m->handle_count; i++)
         arena_give(a, m->owner, m->handles[i]);
     return -1;
 }
 
-void model_unload(struct model *m, struct arena *a)
+void model_unload(struct model *m)
 {
     if (!m->resident)
         return;
-    arena_unmap(m->range, m->handle_count);
+    device_unmap(arena_device(m->arena), m->range, m->handle_count);
     for (uint32_t i = 0; i < m->handle_count; i++)
-        arena_give(a, m->owner, m->handles[i]);
+        arena_give(m->arena, m->owner, m->handles[i]);
     m->resident = 0;
 }

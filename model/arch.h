@@ -24,7 +24,7 @@ enum mixer { MIXER_ATTENTION };
 enum arch_activation { ARCH_ACTIVATION_SILU, ARCH_ACTIVATION_GELU_TANH };
 
 /* What q and k are normed over, before the rotary embedding. */
-enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_WIDTH };
+enum qk_norm_kind { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_WIDTH };
 
 #define ARCH_NO_ROPE UINT8_MAX
 
@@ -58,7 +58,7 @@ struct arch {
     float attn_scale;     /* 1/sqrt(head_dim) */
     float attn_softcap;   /* 0: none */
     enum arch_activation activation;
-    enum qk_norm qk_norm;
+    enum qk_norm_kind qk_norm;
     /* 1: q and k are stored so that rope turns pairs (0,1)(2,3), as GGUF's llama; 0: halves */
     int rope_interleaved;
     struct arch_rope rope[2];

@@ -26,7 +26,7 @@
 #include "tests/unit/tiny_gguf.h"
 
 #define PROGRAM "./modelpool-engine"
-#define HANDLE  ARENA_HANDLE_BYTES
+#define HANDLE  ((uint64_t)2 << 20) /* of a CPU */
 #define WAIT_MS 60000
 
 static char path[64];
@@ -402,15 +402,26 @@ static void test_program_serves(void **state)
 /* --- arena and pages ----------------------------------------------------------------------------
  */
 
+static struct device *cpu(void)
+{
+    struct error err = {0};
+    struct device *d = device_create(1, 1, 64, &err);
+
+    assert_non_null(d);
+    return d;
+}
+
 static void test_arena(void **state)
 {
     struct error err = {0};
     uint32_t a[4], b[4], first;
+    struct device *device = cpu();
 
     (void)state;
-    assert_null(arena_create(HANDLE - 1, &err));
+    assert_int_equal(device_handle_bytes(device), HANDLE);
+    assert_null(arena_create(device, HANDLE - 1, &err));
     assert_non_null(strstr(err.text, "Memory="));
-    struct arena *arena = arena_create(6 * HANDLE, &err);
+    struct arena *arena = arena_create(device, 6 * HANDLE, &err);
     assert_non_null(arena);
     assert_int_equal(arena_take(arena, 2, a, 4), 0);
     assert_int_equal(arena_take(arena, 3, b, 3), -1); /* and none taken */
@@ -423,22 +434,25 @@ static void test_arena(void **state)
 
     /* Mapped elsewhere, in another order, it is the same memory. */
     uint32_t shuffled[3] = {a[2], a[0], a[1]};
-    uint8_t *range = arena_reserve(3 * HANDLE, &err);
+    uint8_t *range = device_reserve(device, 3 * HANDLE, &err);
     assert_non_null(range);
-    assert_int_equal(arena_map(arena, range, shuffled, 3, &err), 0);
+    assert_int_equal(device_map(device, range, shuffled, 3, &err), 0);
     range[0] = 1;
     range[HANDLE] = 2;
     range[3 * HANDLE - 1] = 3;
     assert_int_equal(arena_window(arena)[a[2] * HANDLE], 1);
     assert_int_equal(arena_window(arena)[a[0] * HANDLE], 2);
     assert_int_equal(arena_window(arena)[(a[1] + 1) * HANDLE - 1], 3);
-    arena_unmap(range, 3);
-    arena_release(range, 3 * HANDLE);
+    device_unmap(device, range, 3);
+    device_release(device, range, 3 * HANDLE);
     for (int i = 0; i < 4; i++)
         arena_give(arena, 2, a[i]);
     assert_int_equal(arena_held(arena, ARENA_FREE), 4);
     assert_int_equal(arena_check(arena, &err), 0);
+    assert_null(arena_create(device, HANDLE, &err)); /* its memory is given away once */
+    assert_int_equal(err.status, STATUS_EXISTS);
     arena_destroy(arena);
+    device_destroy(device);
 }
 
 /* Pages of several sizes taken and given back at random: none overlaps another, all returns. */
@@ -452,7 +466,8 @@ static void test_pages_random(void **state)
         unsigned char mark;
     } live[LIVE] = {0};
     struct error err = {0};
-    struct arena *arena = arena_create(HANDLES * HANDLE, &err);
+    struct device *device = cpu();
+    struct arena *arena = arena_create(device, HANDLES * HANDLE, &err);
     struct pages *pages = pages_create(arena, &err);
     uint32_t state32 = 1, full = 0, taken = 0;
 
@@ -487,12 +502,14 @@ static void test_pages_random(void **state)
     assert_int_equal(arena_check(arena, &err), 0);
     pages_destroy(pages);
     arena_destroy(arena);
+    device_destroy(device);
 }
 
 static void test_pages_count(void **state)
 {
     struct error err = {0};
-    struct arena *arena = arena_create(4 * HANDLE, &err);
+    struct device *device = cpu();
+    struct arena *arena = arena_create(device, 4 * HANDLE, &err);
     struct pages *pages = pages_create(arena, &err);
     uint32_t used, total;
 
@@ -507,11 +524,12 @@ static void test_pages_count(void **state)
     assert_int_equal(used, 1);
     assert_int_equal(total, 6);
     pages_give(pages, page);
-    assert_int_equal(pages_handles(HANDLE / 2, 3), 2);
-    assert_int_equal(pages_handles(HANDLE * 3 / 2, 2), 4);
+    assert_int_equal(pages_handles(HANDLE, HANDLE / 2, 3), 2);
+    assert_int_equal(pages_handles(HANDLE, HANDLE * 3 / 2, 2), 4);
     pages_destroy(pages); /* with a live one */
     assert_int_equal(arena_held(arena, ARENA_FREE), 4);
     arena_destroy(arena);
+    device_destroy(device);
 }
 
 static int setup(void **state)

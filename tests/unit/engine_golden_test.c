@@ -167,17 +167,20 @@ static int run_step(struct rig *r, uint32_t steps, struct tally *tally)
 {
     struct engine *e = r->e;
     struct model *m = e->residency.models[0];
+    struct error err = {0};
     enum step_result got =
-        step_build(&e->step, m, &e->sequences, &e->residency, e->max_batch, e->chunk_rows);
+        step_build(&e->step, m, &e->sequences, &e->residency, e->max_batch, e->rows_max);
 
     if (got == STEP_IDLE)
         return 0;
     assert_int_equal(got, STEP_READY);
-    step_run(&e->step, e->device, &e->workspace);
+    if (step_run(&e->step, &e->workspace, &err) != 0)
+        fail_msg("%s", err.text);
+    rig_logits(e);
     for (uint32_t i = 0; i < e->step.head_count; i++) {
         struct sequence *s = e->step.head_members[i];
         const struct golden *g = &golden[s->id];
-        const float *logits = e->workspace.logits + (uint64_t)i * m->arch.vocabulary;
+        const float *logits = e->logits + (uint64_t)i * m->arch.vocabulary;
         uint32_t step = s->count - s->prompt;
         struct sampler_input in = {.logits = logits,
                                    .vocabulary = m->arch.vocabulary,

@@ -18,6 +18,34 @@
 
 #include "engine/turn.h"
 
+enum rig_device rig_device(void)
+{
+    const char *name = getenv("MODELPOOL_TEST_DEVICE");
+
+    if (name == NULL || strcmp(name, "cpu") == 0)
+        return RIG_CPU;
+    if (strcmp(name, "cuda") == 0)
+        return RIG_CUDA;
+    assert_string_equal(name, "cuda-fast");
+    return RIG_CUDA_FAST;
+}
+
+uint64_t rig_handle(void)
+{
+    return rig_device() == RIG_CPU ? (uint64_t)2 << 20 : (uint64_t)64 << 20;
+}
+
+void rig_logits(struct engine *e)
+{
+    struct error err = {0};
+
+    if (e->logits != e->workspace.logits)
+        device_copy(e->device, e->logits, e->workspace.logits,
+                    (uint64_t)e->step.head_count * e->step.model->arch.vocabulary * sizeof(float));
+    if (device_check(e->device, &err) != 0)
+        fail_msg("%s", err.text);
+}
+
 void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch)
 {
     struct order_hello hello = {.kind = ORDER_HELLO,
@@ -25,6 +53,9 @@ void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t m
                                 .memory_bytes = memory_bytes,
                                 .threads = threads,
                                 .max_batch = max_batch,
+                                .device =
+                                    rig_device() == RIG_CPU ? ORDER_DEVICE_CPU : ORDER_DEVICE_CUDA,
+                                .precision = rig_device() == RIG_CUDA_FAST,
                                 .instance = "test"};
     struct error err = {0};
     int fds[2];

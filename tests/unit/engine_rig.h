@@ -37,6 +37,14 @@ void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t m
 /* Also: the pools are whole once every sequence and weight is gone. */
 void rig_close(struct rig *r);
 
+/* The device that MODELPOOL_TEST_DEVICE names: cpu (without it), cuda (exact) or cuda-fast. */
+enum rig_device { RIG_CPU, RIG_CUDA, RIG_CUDA_FAST };
+enum rig_device rig_device(void);
+/* Bytes of a handle there. */
+uint64_t rig_handle(void);
+/* Fetch the step's logits to e->logits. */
+void rig_logits(struct engine *e);
+
 /* Take events until none is left. */
 void rig_events(struct rig *r);
 void rig_order(struct rig *r, const void *order, int fd);

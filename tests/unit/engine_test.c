@@ -24,7 +24,8 @@
 #define SEQS   16u
 #define TOKENS 20u /* of output */
 #define PROMPT 90u /* the longest */
-#define MEMORY ((uint64_t)512 << 20)
+#define HANDLE rig_handle()
+#define MEMORY (256 * HANDLE)
 #define MODEL  1u
 #define NO_EOS SAMPLING_IGNORE_EOS
 
@@ -88,7 +89,7 @@ static void measure_subject(struct subject *s, const char *path)
     s->path = path;
     open_subject(&r, s, MEMORY, 2);
     s->vocabulary = r.model.vocabulary;
-    s->weight_handles = (uint32_t)(r.model.weight_bytes / ARENA_HANDLE_BYTES);
+    s->weight_handles = (uint32_t)(r.model.weight_bytes / HANDLE);
     make_prompts(s);
     for (uint32_t i = 0; i < SEQS; i++) {
         ask(&r, s, i, MODEL);
@@ -174,7 +175,7 @@ static void test_chunks_and_joins(void **state)
         const struct subject *s = &subjects[n];
         open_subject(&r, s, MEMORY, 1);
         for (size_t c = n == 0 ? 0 : 1; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
-            r.e->chunk_rows = chunks[c];
+            r.e->rows_max = chunks[c];
             for (uint32_t i = 0; i < SEQS; i++) {
                 ask(&r, s, SEQS - 1 - i, MODEL);
                 rig_turn(&r, MODEL, 2);
@@ -197,9 +198,9 @@ static void test_preempted_each_step(void **state)
     for (size_t n = 0; n < subject_count; n++) {
         const struct subject *s = &subjects[n];
         uint32_t count = 4, kv = n == 0 ? 2 : 24, turns = 0;
-        uint64_t memory = (s->weight_handles + kv) * ARENA_HANDLE_BYTES;
+        uint64_t memory = (s->weight_handles + kv) * HANDLE;
         if (n == 0)
-            memory = 2 * ARENA_HANDLE_BYTES; /* one of weights, one of KV for both */
+            memory = 2 * HANDLE; /* one of weights, one of KV for both */
         open_subject(&r, s, memory, 2);
         rig_model(&r, 2, n == 0 ? other_path : s->path, 0);
         assert_int_equal(r.model.ok, 1);
@@ -269,12 +270,12 @@ static void test_kv_full_and_go_on(void **state)
         uint64_t page = m->kv.page_bytes;
         rig_close(&r);
         uint32_t kv = n == 0 ? 1 : 16;
-        open_subject(&r, s, (s->weight_handles + kv) * ARENA_HANDLE_BYTES, 2);
+        open_subject(&r, s, (s->weight_handles + kv) * HANDLE, 2);
         m = r.e->residency.models[0];
         if (n == 0) /* its pages are small: waste most of each */
-            m->kv.page_bytes = ARENA_HANDLE_BYTES / 20;
+            m->kv.page_bytes = HANDLE / 20;
         else
-            assert_true(page * 3 > ARENA_HANDLE_BYTES / 2);
+            assert_true(page * 3 > HANDLE / 2);
         for (uint32_t i = 0; i < SEQS; i++)
             ask(&r, s, i, MODEL);
         do {
@@ -313,7 +314,7 @@ static void test_cancel(void **state)
     for (size_t n = 0; n < subject_count; n++) {
         const struct subject *s = &subjects[n];
         open_subject(&r, s, MEMORY, 2);
-        r.e->chunk_rows = 50; /* some are cancelled within their prompt */
+        r.e->rows_max = 50; /* some are cancelled within their prompt */
         for (uint32_t i = 0; i < SEQS; i++)
             ask(&r, s, i, MODEL);
         for (uint32_t i = 0; i + 2 < SEQS; i++) {
