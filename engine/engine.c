@@ -27,10 +27,16 @@ static void send_fault(struct engine *e, uint64_t seq, const char *text)
     engine_send(e, &event, sizeof(event));
 }
 
+void engine_close(struct engine *e, struct sequence *s)
+{
+    flight_forget(&e->flight, s);
+    sequence_close(&e->sequences, s);
+}
+
 void engine_fault(struct engine *e, struct sequence *s, const char *text)
 {
     send_fault(e, s->id, text);
-    sequence_close(&e->sequences, s);
+    engine_close(e, s);
 }
 
 static void send_residency(void *context, const struct model *m, int resident, uint64_t bytes,
@@ -45,25 +51,13 @@ static void send_residency(void *context, const struct model *m, int resident, u
     engine_send(context, &event, sizeof(event));
 }
 
-/* The sampler reads logits where a CPU computed them, or from a copy. */
-static int fit_logits(struct engine *e, const struct model *m, struct error *err)
+/* Room that grew for this model has moved for all of them. */
+static int record_graphs(struct engine *e, struct model *m, struct error *err)
 {
-    uint64_t bytes = (uint64_t)e->max_batch * m->arch.vocabulary * sizeof(float);
-    float *grown;
-
-    if (device_kind(e->device) == DEVICE_CPU) {
-        e->logits = e->workspace.logits;
-        return 0;
-    }
-    if (bytes <= e->logits_bytes)
-        return 0;
-    grown = device_host_alloc(e->device, bytes, err);
-    if (grown == NULL)
-        return -1;
-    device_host_free(e->device, e->logits);
-    e->logits = grown;
-    e->logits_bytes = bytes;
-    return 0;
+    for (uint32_t i = 0; i < e->residency.count; i++)
+        if (step_record(&e->flight, e->residency.models[i], &e->workspace, err) != 0)
+            return -1;
+    return step_record(&e->flight, m, &e->workspace, err);
 }
 
 /* Everything that a model needs besides its weights, so that no switch allocates. */
@@ -78,9 +72,8 @@ static int fit_model(struct engine *e, const struct model *m, struct error *err)
                          "of instance %s is %" PRIu64 " MiB: raise it",
                          m->name, handles * size >> 20, e->instance,
                          arena_handles(e->arena) * arena_handle_bytes(e->arena) >> 20);
-    if (workspace_fit(&e->workspace, m, err) != 0 || fit_logits(e, m, err) != 0 ||
-        step_fit(&e->step, m, e->max_batch, err) != 0 ||
-        sampler_fit(e->sampler, m->arch.vocabulary, err) != 0)
+    if (workspace_fit(&e->workspace, m, err) != 0 || flight_fit(&e->flight, m, err) != 0 ||
+        sampler_fit(e->sampler, m->arch.vocabulary, err) != 0 || model_tune(m, err) != 0)
         return -1;
     return 0;
 }
@@ -112,7 +105,8 @@ static struct model *add_model(struct engine *e, const struct order_model *o,
     m = model_open(files, o, e->arena, ARENA_WEIGHTS + r->count, err);
     if (m == NULL)
         return NULL;
-    if (fit_model(e, m, err) != 0) {
+    turn_drain(e);
+    if (fit_model(e, m, err) != 0 || record_graphs(e, m, err) != 0) {
         model_close(m);
         return NULL;
     }
@@ -247,7 +241,7 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
     case ORDER_SEQ_CLOSE:
         s = sequence_find(&e->sequences, ((const struct order_ref *)order)->seq);
         if (s != NULL)
-            sequence_close(&e->sequences, s);
+            engine_close(e, s);
         break;
     case ORDER_TURN:
         turn_queue(e, order);
@@ -274,9 +268,9 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     if (e->device == NULL)
         return -1;
     e->rows_max = device_kind(e->device) == DEVICE_CPU ? STEP_ROWS_CPU : STEP_ROWS_CUDA;
-    workspace_init(&e->workspace, e->device, e->rows_max, e->max_batch);
-    step_init(&e->step, e->device, e->rows_max);
-    if (staging_open(&e->residency.staging, e->device, err) != 0)
+    workspace_init(&e->workspace, e->device, e->rows_max, step_heads(e->max_batch));
+    if (flight_open(&e->flight, e->device, e->rows_max, e->max_batch, err) != 0 ||
+        staging_open(&e->residency.staging, e->device, err) != 0)
         return -1;
     e->arena = arena_create(e->device, hello->memory_bytes, err);
     if (e->arena == NULL)
@@ -345,10 +339,8 @@ void engine_destroy(struct engine *e)
     pages_destroy(e->pages);
     arena_destroy(e->arena);
     staging_close(&e->residency.staging);
-    if (e->logits != e->workspace.logits)
-        device_host_free(e->device, e->logits);
+    flight_close(&e->flight);
     workspace_clear(&e->workspace);
-    step_clear(&e->step);
     device_destroy(e->device);
     sampler_destroy(e->sampler);
     free(e);

@@ -16,8 +16,9 @@
 
 struct turn {
     struct order_turn order;
-    uint32_t steps;
+    uint32_t asked, steps; /* of the device; collected */
     uint64_t step_us, switch_us, switch_bytes;
+    int64_t stepped_us; /* when the last step was collected */
 };
 
 struct engine {
@@ -31,12 +32,10 @@ struct engine {
     struct residency residency;
     struct sequence_list sequences;
     struct workspace workspace;
-    struct step step;
+    struct flight flight;
     struct sampler *sampler;
     struct turn turns[ENGINE_TURNS_MAX]; /* the first one runs */
     uint32_t turn_count;
-    float *logits; /* of a step, where the sampler reads them: [max_batch][vocabulary] */
-    uint64_t logits_bytes;
     int gone; /* the daemon hung up, or the device failed */
 };
 
@@ -50,6 +49,8 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
 
 /* Send an event; notes when the daemon is gone. */
 void engine_send(struct engine *e, const void *event, size_t len);
+/* Forget a sequence, also where it is in flight. */
+void engine_close(struct engine *e, struct sequence *s);
 /* Send EVENT_SEQ_FAULT and forget the sequence. */
 void engine_fault(struct engine *e, struct sequence *s, const char *text);
 

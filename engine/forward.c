@@ -19,6 +19,7 @@ static int buffer_fit(struct workspace *w, void **buffer, uint64_t *room, uint64
     device_free(w->device, *buffer);
     *buffer = grown;
     *room = bytes;
+    w->generation++;
     return 0;
 }
 

@@ -29,17 +29,18 @@ struct forward_input {
  * on every device say so, the others are operands. */
 struct workspace {
     struct device *device;
-    uint32_t rows_max;  /* tokens of a step */
-    uint32_t heads_max; /* rows of logits */
-    uint64_t room[12];  /* bytes of each buffer below */
-    float *x;           /* [rows_max][width]: the residual stream */
-    void *norm;         /* [rows_max][width] */
-    void *qkv;          /* [rows_max][q + k + v] */
-    void *attn;         /* [rows_max][heads * head_dim] */
-    void *proj;         /* [rows_max][width] */
-    void *gate_up;      /* [rows_max][2 * ffn] */
-    void *act;          /* [rows_max][ffn] */
-    float *logits;      /* [heads_max][vocabulary] */
+    uint32_t rows_max;   /* tokens of a step */
+    uint32_t heads_max;  /* rows of logits */
+    uint64_t generation; /* of the buffers' addresses */
+    uint64_t room[12];   /* bytes of each buffer below */
+    float *x;            /* [rows_max][width]: the residual stream */
+    void *norm;          /* [rows_max][width] */
+    void *qkv;           /* [rows_max][q + k + v] */
+    void *attn;          /* [rows_max][heads * head_dim] */
+    void *proj;          /* [rows_max][width] */
+    void *gate_up;       /* [rows_max][2 * ffn] */
+    void *act;           /* [rows_max][ffn] */
+    float *logits;       /* [heads_max][vocabulary] */
     /* Of models with experts; gate_up and act then have a row for each chosen expert of a token. */
     float *route;       /* [rows_max][experts] */
     float *route_share; /* [rows_max][experts_used] */

@@ -134,6 +134,21 @@ int sequence_ready(const struct sequence *s)
     return s->count >= s->announced;
 }
 
+int sequence_host_sampled(const struct sequence *s)
+{
+    const struct order_sampling *o = &s->sampling;
+
+    return o->repetition_penalty < 1 || o->repetition_penalty > 1 || o->frequency_penalty < 0 ||
+           o->frequency_penalty > 0 || o->presence_penalty < 0 || o->presence_penalty > 0;
+}
+
+int sequence_runnable(const struct sequence *s)
+{
+    if (!sequence_ready(s))
+        return 0;
+    return s->pending == 0 || (s->count + s->pending < s->limit && !sequence_host_sampled(s));
+}
+
 int sequence_any_ready(const struct sequence_list *l, const struct model *m)
 {
     struct sequence *s;

@@ -29,6 +29,8 @@ struct sequence {
     uint32_t limit;     /* of tokens: FINISH_LENGTH there */
     uint32_t computed;  /* positions whose KV is there */
     uint32_t prefilled; /* prompt tokens computed since the last event */
+    uint32_t pending;   /* tokens that steps in flight pick */
+    uint32_t fed;       /* which row of the last one's picks */
     /* Of model.kv and of kv_local: room for limit tokens, pages there have been, how many of those
      * (the first ones, now NULL) were given back. */
     struct page_list {
@@ -62,7 +64,12 @@ void sequence_close(struct sequence_list *l, struct sequence *s);
 
 /* All tokens have come. */
 int sequence_ready(const struct sequence *s);
-/* Some sequence of the model has all its tokens. */
+/* A step may have it: ready, not at its limit, and if its next token is in flight, then one that
+ * the device picks and feeds by itself. */
+int sequence_runnable(const struct sequence *s);
+/* The host must pick its tokens: penalties need all tokens so far. */
+int sequence_host_sampled(const struct sequence *s);
+/* Some sequence of the model is runnable, or in a step in flight. */
 int sequence_any_ready(const struct sequence_list *l, const struct model *m);
 /* Pages for positions 0..tokens-1, but for those that no token from position `computed` on sees:
  * they are given back.  -1 if the pool is out of room; what was taken stays with it. */

@@ -4,30 +4,27 @@
 #include <inttypes.h>
 #include <string.h>
 
-void step_init(struct step *st, struct device *d, uint32_t rows_max)
-{
-    memset(st, 0, sizeof(*st));
-    st->device = d;
-    st->rows_max = rows_max;
-}
+#include "common/clock.h"
 
-static struct plan plan_at(const struct step *st, uint8_t *base)
+static struct plan plan_at(const struct flight *f, uint8_t *base)
 {
     struct plan p;
 
     p.tokens = (uint32_t *)(void *)base;
-    base += ((uint64_t)st->rows_max * sizeof(*p.tokens) + 63) / 64 * 64;
+    base += ((uint64_t)f->rows_max * sizeof(*p.tokens) + 63) / 64 * 64;
     p.runs = (struct attn_row *)(void *)base;
     p.local_runs = p.runs + STEP_BATCH_MAX;
-    p.table = (void **)(void *)(p.local_runs + STEP_BATCH_MAX);
+    p.samples = (struct sample *)(void *)(p.local_runs + STEP_BATCH_MAX);
+    p.table = (void **)(void *)(p.samples + STEP_BATCH_MAX);
     return p;
 }
 
 /* Bytes of a plan with so many entries in its tables. */
-static uint64_t plan_size(const struct step *st, uint64_t entries)
+static uint64_t plan_size(const struct flight *f, uint64_t entries)
 {
-    return ((uint64_t)st->rows_max * sizeof(uint32_t) + 63) / 64 * 64 +
-           2 * STEP_BATCH_MAX * sizeof(struct attn_row) + entries * sizeof(void *);
+    return ((uint64_t)f->rows_max * sizeof(uint32_t) + 63) / 64 * 64 +
+           STEP_BATCH_MAX * (2 * sizeof(struct attn_row) + sizeof(struct sample)) +
+           entries * sizeof(void *);
 }
 
 static uint64_t table_entries(const struct kv_layout *kv, uint64_t tokens)
@@ -35,42 +32,129 @@ static uint64_t table_entries(const struct kv_layout *kv, uint64_t tokens)
     return kv->layers == 0 ? 0 : (tokens + kv->page_tokens - 1) / kv->page_tokens;
 }
 
-int step_fit(struct step *st, const struct model *m, uint32_t max_batch, struct error *err)
+int flight_open(struct flight *f, struct device *d, uint32_t rows_max, uint32_t max_batch,
+                struct error *err)
 {
-    uint64_t room =
-        (table_entries(&m->kv, m->max_context) + table_entries(&m->kv_local, m->max_context)) *
-        max_batch;
-    uint64_t bytes = plan_size(st, room);
-    uint8_t *host, *there;
-
-    if (bytes <= st->plan_bytes)
+    memset(f, 0, sizeof(*f));
+    f->device = d;
+    f->rows_max = rows_max;
+    f->max_batch = max_batch;
+    f->depth = 1;
+    if (device_kind(d) == DEVICE_CPU)
         return 0;
-    host = device_host_alloc(st->device, bytes, err);
-    if (host == NULL)
+    f->depth = STEP_FLIGHT_MAX;
+    f->picked = device_alloc(d, STEP_BATCH_MAX * sizeof(*f->picked), err);
+    if (f->picked == NULL)
         return -1;
-    there = host;
-    if (device_kind(st->device) != DEVICE_CPU)
-        there = device_alloc(st->device, bytes, err);
-    if (there == NULL) {
-        device_host_free(st->device, host);
-        return -1;
+    for (uint32_t i = 0; i < f->depth; i++) {
+        f->steps[i].picks = device_host_alloc(d, STEP_BATCH_MAX * sizeof(*f->picked), err);
+        if (f->steps[i].picks == NULL)
+            return -1;
     }
-    step_clear(st);
-    st->host = plan_at(st, host);
-    st->there = plan_at(st, there);
-    st->plan_bytes = bytes;
-    st->table_room = room;
     return 0;
 }
 
-void step_clear(struct step *st)
+static void close_plans(struct flight *f)
 {
-    if (st->plan_bytes == 0)
+    if (f->there.tokens != f->steps[0].plan.tokens)
+        device_free(f->device, f->there.tokens);
+    for (uint32_t i = 0; i < f->depth; i++) {
+        device_host_free(f->device, f->steps[i].plan.tokens);
+        memset(&f->steps[i].plan, 0, sizeof(f->steps[i].plan));
+    }
+    memset(&f->there, 0, sizeof(f->there));
+    f->plan_bytes = 0;
+}
+
+static void close_logits(struct flight *f)
+{
+    for (uint32_t i = 0; f->picked != NULL && i < f->depth; i++) {
+        device_host_free(f->device, f->steps[i].logits);
+        f->steps[i].logits = NULL;
+    }
+    f->logits_bytes = 0;
+}
+
+void flight_close(struct flight *f)
+{
+    if (f->device == NULL)
         return;
-    if (st->there.tokens != st->host.tokens)
-        device_free(st->device, st->there.tokens);
-    device_host_free(st->device, st->host.tokens);
-    st->plan_bytes = 0;
+    close_plans(f);
+    close_logits(f);
+    for (uint32_t i = 0; i < f->depth; i++)
+        device_host_free(f->device, f->steps[i].picks);
+    device_free(f->device, f->picked);
+    memset(f, 0, sizeof(*f));
+}
+
+static int fit_plans(struct flight *f, uint64_t bytes, struct error *err)
+{
+    uint8_t *p;
+
+    if (bytes <= f->plan_bytes)
+        return 0;
+    close_plans(f);
+    for (uint32_t i = 0; i < f->depth; i++) {
+        p = device_host_alloc(f->device, bytes, err);
+        if (p == NULL)
+            return -1;
+        f->steps[i].plan = plan_at(f, p);
+    }
+    f->there = f->steps[0].plan;
+    if (f->picked != NULL) {
+        p = device_alloc(f->device, bytes, err);
+        if (p == NULL)
+            return -1;
+        f->there = plan_at(f, p);
+    }
+    f->plan_bytes = bytes;
+    f->generation++;
+    return 0;
+}
+
+/* A CPU's sampler reads them where they were computed. */
+static int fit_logits(struct flight *f, uint64_t bytes, struct error *err)
+{
+    if (f->picked == NULL || bytes <= f->logits_bytes)
+        return 0;
+    close_logits(f);
+    for (uint32_t i = 0; i < f->depth; i++) {
+        f->steps[i].logits = device_host_alloc(f->device, bytes, err);
+        if (f->steps[i].logits == NULL)
+            return -1;
+    }
+    f->logits_bytes = bytes;
+    return 0;
+}
+
+int flight_fit(struct flight *f, const struct model *m, struct error *err)
+{
+    uint64_t entries =
+        (table_entries(&m->kv, m->max_context) + table_entries(&m->kv_local, m->max_context)) *
+        f->max_batch;
+    uint64_t logits = (uint64_t)f->max_batch * m->arch.vocabulary * sizeof(float);
+
+    if (fit_plans(f, plan_size(f, entries), err) != 0 || fit_logits(f, logits, err) != 0)
+        return -1;
+    return 0;
+}
+
+void flight_forget(struct flight *f, const struct sequence *s)
+{
+    for (uint32_t i = 0; i < f->count; i++) {
+        struct step *st = &f->steps[(f->first + i) % f->depth];
+        for (uint32_t j = 0; j < st->run_count; j++)
+            if (st->members[j] == s)
+                st->members[j] = NULL;
+        for (uint32_t j = 0; j < st->head_count; j++)
+            if (st->head_members[j] == s)
+                st->head_members[j] = NULL;
+    }
+}
+
+struct step *flight_next(struct flight *f)
+{
+    return &f->steps[(f->first + f->count) % f->depth];
 }
 
 /* Pages for the sequence's first `tokens` positions, at the cost of others' weights. */
@@ -89,34 +173,54 @@ static uint32_t add_table(struct step *st, const struct page_list *p, const stru
 {
     uint64_t at = st->table_used, pages = table_entries(kv, tokens);
 
-    memcpy(st->host.table + at, p->pages, pages * sizeof(*p->pages));
+    memcpy(st->plan.table + at, p->pages, pages * sizeof(*p->pages));
     st->table_used += pages;
     return (uint32_t)at;
 }
 
-/* Rows of one sequence: its next n tokens. */
+/* Its last row gives the sequence's next token. */
+static void add_head(struct step *st, struct sequence *s)
+{
+    const struct order_sampling *o = &s->sampling;
+
+    st->plan.samples[st->head_count] = (struct sample){.seed = o->seed,
+                                                       .position = s->count + s->pending,
+                                                       .top_k = o->top_k,
+                                                       .temperature = o->temperature,
+                                                       .top_p = o->top_p,
+                                                       .min_p = o->min_p};
+    st->head_rows[st->head_count] = st->rows - 1;
+    st->head_members[st->head_count++] = s;
+}
+
+/* Rows of one sequence: its next n tokens.  One that is pending is the last of them. */
 static void add_run(struct step *st, struct sequence *s, uint32_t n)
 {
     const struct model *m = s->model;
-    struct attn_row *run = &st->host.runs[st->run_count];
-    struct attn_row *local = &st->host.local_runs[st->run_count];
+    struct attn_row *run = &st->plan.runs[st->run_count];
+    struct attn_row *local = &st->plan.local_runs[st->run_count];
+    uint32_t known = s->count - s->computed;
 
     *run = (struct attn_row){.first_row = st->rows, .count = n, .first_pos = s->computed};
     *local = *run;
     run->table = add_table(st, &s->caches[0], &m->kv, s->computed + n);
     if (m->kv_local.layers != 0)
         local->table = add_table(st, &s->caches[1], &m->kv_local, s->computed + n);
-    memcpy(st->host.tokens + st->rows, s->tokens + s->computed, n * sizeof(*s->tokens));
+    memcpy(st->plan.tokens + st->rows, s->tokens + s->computed,
+           (n < known ? n : known) * sizeof(*s->tokens));
+    if (n > known) {
+        st->plan.tokens[st->rows + known] = SAMPLE_FED + s->fed;
+        st->fed++;
+    }
     st->members[st->run_count++] = s;
     if (s->computed < s->prompt) {
         uint32_t left = s->prompt - s->computed;
         st->prefill_tokens += n < left ? n : left;
     }
     st->rows += n;
-    if (s->computed + n == s->count) {
-        st->head_rows[st->head_count] = st->rows - 1;
-        st->head_members[st->head_count++] = s;
-    }
+    st->longest = n > st->longest ? n : st->longest;
+    if (n == known + s->pending)
+        add_head(st, s);
 }
 
 /* One pass over the batch: the decoding ones, or the others.  -1: no page for *s. */
@@ -125,7 +229,7 @@ static int add_runs(struct step *st, struct sequence **batch, uint32_t count, in
 {
     for (uint32_t i = 0; i < count && st->rows < rows_max; i++) {
         struct sequence *s = batch[i];
-        uint32_t n = s->count - s->computed;
+        uint32_t n = s->count + s->pending - s->computed;
         if ((n == 1) != decoding)
             continue;
         if (n > rows_max - st->rows)
@@ -139,22 +243,27 @@ static int add_runs(struct step *st, struct sequence **batch, uint32_t count, in
     return 0;
 }
 
-enum step_result step_build(struct step *st, struct model *m, struct sequence_list *seqs,
-                            struct residency *r, uint32_t max_batch, uint32_t rows_max)
+enum step_result step_build(struct flight *f, struct step *st, struct model *m,
+                            struct sequence_list *seqs, struct residency *r, uint32_t rows_max)
 {
     struct sequence *batch[STEP_BATCH_MAX];
     struct sequence *s;
-    uint32_t count = 0;
+    uint32_t count = 0, places = 0;
 
     st->model = m;
     st->rows = st->run_count = st->head_count = st->prefill_tokens = 0;
+    st->longest = st->fed = 0;
     st->table_used = 0;
     TAILQ_FOREACH(s, &seqs->queue, link)
     {
-        if (count == max_batch || count == STEP_BATCH_MAX)
+        if (places == f->max_batch || places == STEP_BATCH_MAX)
             break;
-        if (s->model == m && sequence_ready(s))
-            batch[count++] = s;
+        /* One that waits for its token to be picked keeps its place. */
+        if (s->model == m && sequence_ready(s)) {
+            places++;
+            if (sequence_runnable(s))
+                batch[count++] = s;
+        }
     }
     if (count == 0)
         return STEP_IDLE;
@@ -164,45 +273,169 @@ enum step_result step_build(struct step *st, struct model *m, struct sequence_li
     return STEP_READY;
 }
 
-void step_input(struct step *st, struct forward_input *in)
+static void describe(const struct flight *f, struct forward_input *in, uint32_t rows,
+                     uint32_t seq_count, uint32_t longest)
 {
-    /* As it is, up to the last table entry in use. */
-    if (st->there.tokens != st->host.tokens)
-        device_copy(st->device, st->there.tokens, st->host.tokens, plan_size(st, st->table_used));
-    *in = (struct forward_input){.rows = st->rows,
-                                 .tokens = st->there.tokens,
-                                 .all = {.seqs = st->there.runs,
-                                         .pages = st->there.table,
-                                         .seq_count = st->run_count,
-                                         .rows = st->rows},
-                                 .head_rows = st->head_rows,
-                                 .head_count = st->head_count};
-    for (uint32_t i = 0; i < st->run_count; i++)
-        if (st->host.runs[i].count > in->all.longest)
-            in->all.longest = st->host.runs[i].count;
+    *in = (struct forward_input){.rows = rows,
+                                 .tokens = f->there.tokens,
+                                 .all = {.seqs = f->there.runs,
+                                         .pages = f->there.table,
+                                         .seq_count = seq_count,
+                                         .rows = rows,
+                                         .longest = longest}};
     in->local = in->all;
-    in->local.seqs = st->there.local_runs;
+    in->local.seqs = f->there.local_runs;
 }
 
-void step_done(struct step *st)
+static void send_plan(struct flight *f, const struct step *st)
+{
+    /* As it is, up to the last table entry in use. */
+    if (f->there.tokens != st->plan.tokens)
+        device_copy(f->device, f->there.tokens, st->plan.tokens, plan_size(f, st->table_used));
+}
+
+void step_input(struct flight *f, struct step *st, struct forward_input *in)
+{
+    send_plan(f, st);
+    describe(f, in, st->rows, st->run_count, st->longest);
+    in->head_rows = st->head_rows;
+    in->head_count = st->head_count;
+}
+
+void step_advance(struct step *st)
 {
     for (uint32_t i = 0; i < st->run_count; i++) {
         struct sequence *s = st->members[i];
         uint32_t before = s->computed;
-        s->computed += st->host.runs[i].count;
+        s->computed += st->plan.runs[i].count;
         if (before < s->prompt)
             s->prefilled += (s->computed < s->prompt ? s->computed : s->prompt) - before;
     }
+    for (uint32_t i = 0; i < st->head_count; i++) {
+        st->head_members[i]->pending++;
+        st->head_members[i]->fed = i;
+    }
 }
 
-int step_run(struct step *st, struct workspace *w, struct error *err)
+/* Rows up to the graph's size that are nobody's: tokens of no sequence. */
+static void pad(struct step *st, uint32_t size)
 {
+    for (uint32_t i = st->rows; i < size; i++) {
+        st->plan.tokens[i] = 0;
+        st->plan.runs[i] = st->plan.local_runs[i] = (struct attn_row){0};
+        st->plan.samples[i] = (struct sample){0};
+    }
+}
+
+static void ask_picks(struct flight *f, const struct workspace *w, uint32_t vocabulary,
+                      uint32_t heads)
+{
+    k_sample(f->device, f->picked, w->logits, f->there.samples, heads, vocabulary);
+}
+
+static const uint32_t graph_sizes[MODEL_GRAPHS] = {
+    1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, STEP_BATCH_MAX};
+
+uint32_t step_heads(uint32_t max_batch)
+{
+    uint32_t i = 0;
+
+    while (i + 1 < MODEL_GRAPHS && graph_sizes[i] < max_batch)
+        i++;
+    return graph_sizes[i];
+}
+
+/* The model's graph for a step in which every row decodes; NULL: there is none. */
+static struct graph *find_graph(const struct step *st, uint32_t *size)
+{
+    if (st->longest != 1 || st->head_count != st->rows)
+        return NULL;
+    for (uint32_t i = 0; i < MODEL_GRAPHS; i++) {
+        *size = graph_sizes[i];
+        if (st->rows <= *size && st->model->graphs[i] != NULL)
+            return st->model->graphs[i];
+    }
+    return NULL;
+}
+
+void step_launch(struct flight *f, struct step *st, struct workspace *w)
+{
+    struct device *d = f->device;
+    uint64_t vocabulary = st->model->arch.vocabulary;
+    struct forward_input in;
+    uint32_t size;
+    struct graph *g = find_graph(st, &size);
+
+    st->asked_us = clock_monotonic_us();
+    if (g != NULL) {
+        pad(st, size);
+        send_plan(f, st);
+        device_replay(d, g);
+    } else {
+        step_input(f, st, &in);
+        if (st->fed > 0)
+            k_feed(d, f->there.tokens, f->picked, st->rows);
+        forward_run(st->model, w, &in);
+        if (f->picked != NULL && st->head_count > 0)
+            ask_picks(f, w, (uint32_t)vocabulary, st->head_count);
+    }
+    if (f->picked == NULL)
+        st->logits = w->logits;
+    else
+        device_copy(d, st->picks, f->picked, st->head_count * sizeof(*st->picks));
+    for (uint32_t i = 0; f->picked != NULL && i < st->head_count; i++)
+        if (sequence_host_sampled(st->head_members[i]))
+            device_copy(d, st->logits + i * vocabulary, w->logits + i * vocabulary,
+                        vocabulary * sizeof(float));
+    device_mark(d, (uint32_t)(st - f->steps));
+    f->count++;
+    step_advance(st);
+}
+
+int step_wait(struct flight *f, struct step **st, struct error *err)
+{
+    *st = &f->steps[f->first];
+    device_wait(f->device, f->first);
+    f->first = (f->first + 1) % f->depth;
+    f->count--;
+    return device_failed(f->device, err);
+}
+
+/* A graph of `size` decoding rows. */
+static struct graph *record(struct flight *f, const struct model *m, struct workspace *w,
+                            uint32_t size, struct error *err)
+{
+    uint32_t rows[STEP_BATCH_MAX];
     struct forward_input in;
 
-    step_input(st, &in);
-    forward_run(st->model, w, &in);
-    if (device_check(st->device, err) != 0)
-        return -1;
-    step_done(st);
+    for (uint32_t i = 0; i < size; i++)
+        rows[i] = i;
+    describe(f, &in, size, size, 1);
+    in.head_rows = rows;
+    in.head_count = size;
+    if (device_record(f->device, err) != 0)
+        return NULL;
+    k_feed(f->device, f->there.tokens, f->picked, size);
+    forward_run(m, w, &in);
+    ask_picks(f, w, m->arch.vocabulary, size);
+    return device_recorded(f->device, err);
+}
+
+int step_record(struct flight *f, struct model *m, struct workspace *w, struct error *err)
+{
+    uint64_t generation = f->generation + w->generation;
+
+    if (f->picked == NULL || m->graphs_generation == generation)
+        return 0;
+    for (uint32_t i = 0; i < MODEL_GRAPHS; i++) {
+        device_graph_free(f->device, m->graphs[i]);
+        m->graphs[i] = NULL;
+    }
+    for (uint32_t i = 0; i < MODEL_GRAPHS && graph_sizes[i] <= step_heads(f->max_batch); i++) {
+        m->graphs[i] = record(f, m, w, graph_sizes[i], err);
+        if (m->graphs[i] == NULL)
+            return -1;
+    }
+    m->graphs_generation = generation;
     return 0;
 }

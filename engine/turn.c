@@ -37,7 +37,7 @@ void turn_queue(struct engine *e, const struct order_turn *order)
     e->turns[e->turn_count++] = t;
 }
 
-/* End the running turn; the next one becomes the first. */
+/* End the running turn, all of whose steps are collected; the next one becomes the first. */
 static void end(struct engine *e, enum turn_end reason, const char *text)
 {
     struct turn t = e->turns[0];
@@ -47,21 +47,30 @@ static void end(struct engine *e, enum turn_end reason, const char *text)
     send_end(e, &t, reason, text);
 }
 
-/* 1 if the turn is over before another step, with the reason. */
+/* 1 if the turn asks for no further step, with the reason. */
 static int quota_used(const struct engine *e, enum turn_end *reason)
 {
     const struct turn *t = &e->turns[0];
     const struct order_turn *o = &t->order;
 
-    if (t->steps == 0)
+    if (t->asked == 0)
         return 0;
     *reason = TURN_QUOTA;
-    if (o->quota_steps != 0 && t->steps >= o->quota_steps)
+    if (o->quota_steps != 0 && t->asked >= o->quota_steps)
         return 1;
     if (o->quota_us != 0 && t->step_us >= o->quota_us)
         return 1;
     *reason = TURN_NEXT;
     return o->quota_steps == 0 && o->quota_us == 0 && e->turn_count > 1;
+}
+
+/* 1 if nothing more is asked for, with the reason. */
+static int is_over(const struct engine *e, const struct model *m, enum turn_end *reason)
+{
+    if (quota_used(e, reason))
+        return 1;
+    *reason = TURN_IDLE; /* no switch for nothing */
+    return !sequence_any_ready(&e->sequences, m);
 }
 
 /* Append the picked token; *row tells the daemon. */
@@ -80,23 +89,35 @@ static void row_fill(struct event_row *row, struct sequence *s, uint32_t token)
             row->finish = FINISH_STOP;
 }
 
-/* Sample each head row; returns the rows that yielded a token. */
-static uint32_t pick_tokens(struct engine *e, struct event_row *rows)
+/* The token of a head row: the device's pick, or the host's. -1: its logits are no numbers. */
+static int64_t picked_token(struct engine *e, const struct step *st, uint32_t i)
 {
-    struct step *st = &e->step;
+    const struct sequence *s = st->head_members[i];
     uint64_t vocabulary = st->model->arch.vocabulary;
+
+    if (st->picks != NULL && !sequence_host_sampled(s))
+        return st->picks[i] == SAMPLE_NONE ? -1 : (int64_t)st->picks[i];
+    struct sampler_input in = {.logits = st->logits + i * vocabulary,
+                               .vocabulary = (uint32_t)vocabulary,
+                               .sampling = &s->sampling,
+                               .position = s->count,
+                               .tokens = s->tokens,
+                               .count = s->count,
+                               .prompt = s->prompt};
+    return sampler_pick(e->sampler, &in);
+}
+
+/* Each head row's token; returns the rows that yielded one. */
+static uint32_t take_tokens(struct engine *e, struct step *st, struct event_row *rows)
+{
     uint32_t count = 0;
 
     for (uint32_t i = 0; i < st->head_count; i++) {
         struct sequence *s = st->head_members[i];
-        struct sampler_input in = {.logits = e->logits + i * vocabulary,
-                                   .vocabulary = (uint32_t)vocabulary,
-                                   .sampling = &s->sampling,
-                                   .position = s->count,
-                                   .tokens = s->tokens,
-                                   .count = s->count,
-                                   .prompt = s->prompt};
-        int64_t token = sampler_pick(e->sampler, &in);
+        if (s == NULL)
+            continue; /* it ended while this was in flight */
+        int64_t token = picked_token(e, st, i);
+        s->pending--;
         if (token < 0) {
             char text[ORDER_TEXT_MAX];
             snprintf(text, sizeof(text),
@@ -108,46 +129,49 @@ static uint32_t pick_tokens(struct engine *e, struct event_row *rows)
         }
         row_fill(&rows[count], s, (uint32_t)token);
         if (rows[count++].finish != FINISH_NONE)
-            sequence_close(&e->sequences, s);
+            engine_close(e, s);
     }
     return count;
 }
 
-/* Where the sampler reads them. */
-static int fetch_logits(struct engine *e, struct error *err)
-{
-    uint64_t row = e->step.model->arch.vocabulary * sizeof(float);
-
-    if (e->logits == e->workspace.logits || e->step.head_count == 0)
-        return 0;
-    device_copy(e->device, e->logits, e->workspace.logits, e->step.head_count * row);
-    return device_check(e->device, err);
-}
-
-static void run_step(struct engine *e, struct turn *t)
+/* Wait for the oldest step in flight and tell the daemon its tokens. */
+static void collect(struct engine *e)
 {
     union {
         struct event_step event;
         unsigned char bytes[sizeof(struct event_step) + ORDER_ROWS_MAX * sizeof(struct event_row)];
     } u;
-    int64_t start = clock_monotonic_us();
+    struct turn *t = &e->turns[0];
     struct error err = {0};
+    struct step *st;
+    int64_t now;
 
-    memset(&u.event, 0, sizeof(u.event));
-    if (step_run(&e->step, &e->workspace, &err) != 0 || fetch_logits(e, &err) != 0) {
+    if (step_wait(&e->flight, &st, &err) != 0) {
         log_error("instance %s: %s: everything on the device is lost", e->instance, err.text);
         e->gone = 1;
         return;
     }
+    now = clock_monotonic_us();
+    memset(&u.event, 0, sizeof(u.event));
     u.event.kind = EVENT_STEP;
     u.event.turn = t->order.turn;
-    u.event.batch = e->step.run_count;
-    u.event.prefill_tokens = e->step.prefill_tokens;
-    u.event.count = pick_tokens(e, u.event.rows);
-    u.event.us = (uint64_t)(clock_monotonic_us() - start);
+    u.event.batch = st->run_count;
+    u.event.prefill_tokens = st->prefill_tokens;
+    u.event.count = take_tokens(e, st, u.event.rows);
+    if (e->flight.picked == NULL)
+        now = clock_monotonic_us(); /* sampling is a part of the step */
+    /* It began when it was asked for, or when the one before was done. */
+    u.event.us = (uint64_t)(now - (st->asked_us > t->stepped_us ? st->asked_us : t->stepped_us));
+    t->stepped_us = now;
     t->steps++;
     t->step_us += u.event.us;
     engine_send(e, &u, sizeof(u.event) + u.event.count * sizeof(struct event_row));
+}
+
+void turn_drain(struct engine *e)
+{
+    while (e->flight.count > 0 && !e->gone)
+        collect(e);
 }
 
 int turn_ever_fits(const struct engine *e, const struct model *m, uint32_t tokens, char *text,
@@ -170,6 +194,12 @@ static void kv_full(struct engine *e, struct sequence *s)
 {
     char text[ORDER_TEXT_MAX];
 
+    /* What is in flight may end sequences, and give their pages back. */
+    if (e->flight.count > 0) {
+        turn_drain(e);
+        return;
+    }
+
     /* If it alone with its weights is more than there is, waiting does not help. */
     if (!turn_ever_fits(e, s->model, s->count, text, sizeof(text))) {
         engine_fault(e, s, text); /* the turn goes on without it */
@@ -180,6 +210,25 @@ static void kv_full(struct engine *e, struct sequence *s)
              "used up",
              s->id, s->model->name, e->instance);
     end(e, TURN_KV_FULL, text);
+}
+
+/* Ask for the next step, or say why there is none. */
+static void ask(struct engine *e, struct turn *t, struct model *m)
+{
+    struct step *st = flight_next(&e->flight);
+
+    switch (step_build(&e->flight, st, m, &e->sequences, &e->residency, e->rows_max)) {
+    case STEP_READY:
+        step_launch(&e->flight, st, &e->workspace);
+        t->asked++;
+        break;
+    case STEP_IDLE: /* all wait for what is in flight */
+        turn_drain(e);
+        break;
+    case STEP_KV_FULL:
+        kv_full(e, st->members[0]);
+        break;
+    }
 }
 
 void turn_advance(struct engine *e)
@@ -194,12 +243,9 @@ void turn_advance(struct engine *e)
         end(e, TURN_FAULT, "the engine has no such model");
         return;
     }
-    if (quota_used(e, &reason)) {
+    if (is_over(e, m, &reason)) {
+        turn_drain(e);
         end(e, reason, "");
-        return;
-    }
-    if (!sequence_any_ready(&e->sequences, m)) { /* no switch for nothing */
-        end(e, TURN_IDLE, "");
         return;
     }
     if (residency_load(&e->residency, m, NULL, &bytes, &us, &err) != 0) {
@@ -209,15 +255,7 @@ void turn_advance(struct engine *e)
     }
     t->switch_bytes += bytes;
     t->switch_us += us;
-    switch (step_build(&e->step, m, &e->sequences, &e->residency, e->max_batch, e->rows_max)) {
-    case STEP_READY:
-        run_step(e, t);
-        break;
-    case STEP_IDLE:
-        end(e, TURN_IDLE, "");
-        break;
-    case STEP_KV_FULL:
-        kv_full(e, e->step.members[0]);
-        break;
-    }
+    ask(e, t, m);
+    if (e->flight.count == e->flight.depth)
+        collect(e);
 }

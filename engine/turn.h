@@ -12,8 +12,10 @@
 
 /* Queue an order; more than ENGINE_TURNS_MAX are answered at once by TURN_FAULT. */
 void turn_queue(struct engine *e, const struct order_turn *order);
-/* With a turn held: run one step of the first, or end it. */
+/* With a turn held: ask for one more step of the first, or collect one, or end it. */
 void turn_advance(struct engine *e);
+/* Collect all that is in flight. */
+void turn_drain(struct engine *e);
 /* Could so many tokens of a model ever fit beside its weights?  If not, 0 and the text. */
 int turn_ever_fits(const struct engine *e, const struct model *m, uint32_t tokens, char *text,
                    size_t room);

@@ -481,6 +481,8 @@ void model_close(struct model *m)
 {
     if (m == NULL)
         return;
+    for (uint32_t i = 0; i < MODEL_GRAPHS; i++)
+        device_graph_free(arena_device(m->arena), m->graphs[i]);
     if (m->range != NULL)
         device_release(arena_device(m->arena), m->range,
                        m->handle_count * arena_handle_bytes(m->arena));

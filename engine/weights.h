@@ -44,6 +44,8 @@ struct layer_weights {
     int cache_local;
 };
 
+#define MODEL_GRAPHS 13u
+
 struct tensor_copy; /* where in which file, where in the range */
 
 struct model {
@@ -75,6 +77,9 @@ struct model {
     uint32_t handle_count;
     int resident;
     uint64_t used; /* stamp of the last use, for eviction */
+    /* On a GPU: decode steps by their rows (step.h), and what addresses they were recorded with. */
+    struct graph *graphs[MODEL_GRAPHS];
+    uint64_t graphs_generation;
 };
 
 /*
@@ -100,6 +105,9 @@ struct staging {
 };
 #define STAGING_BYTES   ((uint64_t)16 << 20)
 #define STAGING_BUFFERS 2u
+
+/* Let the device try how it multiplies with these matrices best; once, off any request's path. */
+int model_tune(const struct model *m, struct error *err);
 
 int staging_open(struct staging *s, struct device *d, struct error *err);
 void staging_close(struct staging *s);

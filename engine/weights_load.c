@@ -65,6 +65,27 @@ static float stored_element(const unsigned char *at, uint32_t type)
     return f;
 }
 
+int model_tune(const struct model *m, struct error *err)
+{
+    struct device *d = arena_device(m->arena);
+
+    for (uint32_t i = 0; i < m->arch.layers; i++) {
+        const struct layer_weights *w = &m->layers[i];
+        const struct weight *all[] = {w->qkv.rows != 0 ? &w->qkv : &w->q,
+                                      &w->k,
+                                      &w->v,
+                                      &w->o,
+                                      w->gate_up.rows != 0 ? &w->gate_up : &w->gate,
+                                      &w->up,
+                                      &w->down,
+                                      &w->router};
+        for (size_t j = 0; j < sizeof(all) / sizeof(all[0]); j++)
+            if (all[j]->rows != 0 && device_tune(d, all[j], err) != 0)
+                return -1;
+    }
+    return device_tune(d, &m->head, err);
+}
+
 int staging_open(struct staging *s, struct device *d, struct error *err)
 {
     memset(s, 0, sizeof(*s));

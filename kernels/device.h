@@ -15,6 +15,9 @@ struct device_ops {
     enum dtype operand;
     void (*destroy)(struct device *d);
     void (*sync)(struct device *d);
+    void (*mark)(struct device *d, uint32_t number);
+    void (*wait)(struct device *d, uint32_t number);
+    int (*failed)(struct device *d, struct error *err);
     int (*check)(struct device *d, struct error *err);
     int (*memory)(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
     void *(*alloc)(struct device *d, uint64_t bytes, struct error *err);
@@ -56,6 +59,7 @@ struct device_ops {
                 enum activation activation);
     void (*scale)(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale,
                   float softcap);
+    void (*feed)(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows);
     void (*sample)(struct device *d, uint32_t *tokens, const float *logits,
                    const struct sample *how, uint32_t rows, uint32_t vocabulary);
     void (*route)(struct device *d, uint32_t *expert_ids, float *expert_weights,

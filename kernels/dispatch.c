@@ -34,6 +34,21 @@ void device_sync(struct device *d)
     d->ops->sync(d);
 }
 
+void device_mark(struct device *d, uint32_t number)
+{
+    d->ops->mark(d, number);
+}
+
+void device_wait(struct device *d, uint32_t number)
+{
+    d->ops->wait(d, number);
+}
+
+int device_failed(struct device *d, struct error *err)
+{
+    return d->ops->failed(d, err);
+}
+
 int device_check(struct device *d, struct error *err)
 {
     return d->ops->check(d, err);
@@ -184,6 +199,11 @@ void k_glu(struct device *d, void *out, const void *gate_up, uint32_t rows, uint
 void k_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale, float softcap)
 {
     d->ops->scale(d, x, rows, cols, scale, softcap);
+}
+
+void k_feed(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows)
+{
+    d->ops->feed(d, tokens, picked, rows);
 }
 
 void k_sample(struct device *d, uint32_t *tokens, const float *logits, const struct sample *how,

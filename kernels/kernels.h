@@ -135,6 +135,13 @@ enum dtype device_operand(const struct device *d);
 uint32_t device_operand_bytes(const struct device *d);
 /* Wait until everything asked for is done. */
 void device_sync(struct device *d);
+/* Remember this place among what was asked for; device_wait() waits for what stood before it.  A
+ * number may be used again.  On a CPU everything is done already. */
+#define DEVICE_MARKS 4u
+void device_mark(struct device *d, uint32_t number);
+void device_wait(struct device *d, uint32_t number);
+/* The first error that was met so far, without waiting, as device_check() says. */
+int device_failed(struct device *d, struct error *err);
 /* device_sync(), then the first error that anything on the device met: from then on its results are
  * void, and every further check says the same. */
 int device_check(struct device *d, struct error *err);
@@ -225,6 +232,10 @@ struct sample {
     float temperature, top_p, min_p; /* temperature 0: the largest */
 };
 
+/* tokens[i] = picked[n] where a token is SAMPLE_FED + n: the pick of the step before, which the host
+ * has not seen yet.  All device memory.  A GPU's alone. */
+#define SAMPLE_FED 0x80000000u
+void k_feed(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows);
 /* tokens[i] = the pick by how[i] from logits [rows][vocabulary]; SAMPLE_NONE where a logit is no
  * finite number.  All device memory.  A GPU's alone: the engine samples on the CPU by itself. */
 #define SAMPLE_NONE UINT32_MAX

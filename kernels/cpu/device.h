@@ -26,6 +26,7 @@ extern const struct device_ops cpu_ops;
 /* device.c's entries of the table. */
 void cpu_destroy(struct device *d);
 void cpu_sync(struct device *d);
+void cpu_mark(struct device *d, uint32_t number);
 int cpu_check(struct device *d, struct error *err);
 int cpu_memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
 void *cpu_alloc(struct device *d, uint64_t bytes, struct error *err);

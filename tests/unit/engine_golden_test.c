@@ -166,24 +166,21 @@ struct tally {
 static int run_step(struct rig *r, uint32_t steps, struct tally *tally)
 {
     struct engine *e = r->e;
-    struct model *m = e->residency.models[0];
-    struct error err = {0};
-    enum step_result got =
-        step_build(&e->step, m, &e->sequences, &e->residency, e->max_batch, e->rows_max);
+    uint32_t vocabulary = e->residency.models[0]->arch.vocabulary;
+    const float *all;
+    struct step *st = rig_step(e, e->rows_max, 0, &all);
 
-    if (got == STEP_IDLE)
+    if (st == NULL)
         return 0;
-    assert_int_equal(got, STEP_READY);
-    if (step_run(&e->step, &e->workspace, &err) != 0)
-        fail_msg("%s", err.text);
-    rig_logits(e);
-    for (uint32_t i = 0; i < e->step.head_count; i++) {
-        struct sequence *s = e->step.head_members[i];
+    for (uint32_t i = 0; i < st->run_count; i++)
+        st->members[i]->computed += st->plan.runs[i].count;
+    for (uint32_t i = 0; i < st->head_count; i++) {
+        struct sequence *s = st->head_members[i];
         const struct golden *g = &golden[s->id];
-        const float *logits = e->logits + (uint64_t)i * m->arch.vocabulary;
+        const float *logits = all + (uint64_t)i * vocabulary;
         uint32_t step = s->count - s->prompt;
         struct sampler_input in = {.logits = logits,
-                                   .vocabulary = m->arch.vocabulary,
+                                   .vocabulary = vocabulary,
                                    .sampling = &s->sampling,
                                    .position = s->count,
                                    .tokens = s->tokens,

@@ -35,15 +35,41 @@ uint64_t rig_handle(void)
     return rig_device() == RIG_CPU ? (uint64_t)2 << 20 : (uint64_t)64 << 20;
 }
 
-void rig_logits(struct engine *e)
+struct step *rig_step(struct engine *e, uint32_t rows_max, int all_rows, const float **logits)
 {
+    static float *copy;
+    static uint64_t room;
+    struct model *m = e->residency.models[0];
+    struct step *st = flight_next(&e->flight);
     struct error err = {0};
+    struct forward_input in;
+    uint32_t rows[STEP_BATCH_MAX];
+    uint64_t bytes;
 
-    if (e->logits != e->workspace.logits)
-        device_copy(e->device, e->logits, e->workspace.logits,
-                    (uint64_t)e->step.head_count * e->step.model->arch.vocabulary * sizeof(float));
+    enum step_result got = step_build(&e->flight, st, m, &e->sequences, &e->residency, rows_max);
+    if (got == STEP_IDLE)
+        return NULL;
+    assert_int_equal(got, STEP_READY);
+    step_input(&e->flight, st, &in);
+    for (uint32_t i = 0; all_rows && i < st->rows; i++)
+        rows[i] = i;
+    if (all_rows) {
+        in.head_rows = rows;
+        in.head_count = st->rows;
+    }
+    assert_true(in.head_count <= e->workspace.heads_max);
+    forward_run(m, &e->workspace, &in);
+    bytes = (uint64_t)in.head_count * m->arch.vocabulary * sizeof(float);
+    if (bytes > room) {
+        copy = realloc(copy, bytes);
+        assert_non_null(copy);
+        room = bytes;
+    }
+    device_copy(e->device, copy, e->workspace.logits, bytes);
     if (device_check(e->device, &err) != 0)
         fail_msg("%s", err.text);
+    *logits = copy;
+    return st;
 }
 
 void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch)

@@ -42,8 +42,9 @@ enum rig_device { RIG_CPU, RIG_CUDA, RIG_CUDA_FAST };
 enum rig_device rig_device(void);
 /* Bytes of a handle there. */
 uint64_t rig_handle(void);
-/* Fetch the step's logits to e->logits. */
-void rig_logits(struct engine *e);
+/* Build a step and run its forward pass; *logits are those of its head rows, or of all rows, until
+ * the next call.  NULL: nothing is left.  Positions are left as they were. */
+struct step *rig_step(struct engine *e, uint32_t rows_max, int all_rows, const float **logits);
 
 /* Take events until none is left. */
 void rig_events(struct rig *r);
