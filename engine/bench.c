@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "kernels/cuda/limits.h"
+#include "common/order.h"
 
 struct report {
     FILE *f;
@@ -37,11 +37,11 @@ static double median(const struct limit *l)
 static void print_row(FILE *f, const struct limit *l)
 {
     if (l->count == 0) {
-        fprintf(f, "%-66s %10s\n", l->name, l->bytes != 0 ? "yes" : "NO");
+        fprintf(f, "%-69s %10s\n", l->name, l->bytes != 0 ? "yes" : "NO");
         return;
     }
     double m = median(l);
-    fprintf(f, "%-36.36s %-29.29s %10.4g %s", l->name, l->params, m, l->unit);
+    fprintf(f, "%-20.20s %-48.48s %10.4g %s", l->name, l->params, m, l->unit);
     if (strcmp(l->unit, "us") == 0 && l->bytes > 0)
         fprintf(f, "  (%.0f GB/s, %.2f TFLOP/s)", l->bytes / 1e3 / m, l->flops / 1e6 / m);
     fputc('\n', f);
@@ -131,6 +131,17 @@ static int write_json(const struct report *r, json_t *about, struct error *err)
     return 0;
 }
 
+/* The figures of a bench, one after the other; an engine's behind the limits of the same run. */
+static int measure(const struct bench *b, unsigned what, struct report *r, struct error *err)
+{
+    struct bench_engine engine = b->engine;
+
+    engine.gpu = b->gpu;
+    if (what != 0 && limits_measure(b->gpu, what, found, r, err) != 0)
+        return -1;
+    return strcmp(b->name, "engine") == 0 ? bench_engine(&engine, found, r, err) : 0;
+}
+
 int bench_run(const struct bench *b, FILE *f, struct error *err)
 {
     static const struct {
@@ -139,8 +150,10 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     } benches[] = {
         {"limits", LIMITS_ALL & ~(unsigned)LIMITS_MATMUL},
         {"matmul", LIMITS_HBM | LIMITS_MATMUL},
+        {"engine", LIMITS_HBM | LIMITS_GEMM},
     };
-    struct limits_gpu gpu;
+    int cpu = strcmp(b->name, "engine") == 0 && b->engine.device == ORDER_DEVICE_CPU;
+    struct limits_gpu gpu = {.name = "none"};
     struct report r = {.f = f};
     json_t *about = NULL;
     size_t i = 0;
@@ -149,8 +162,9 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     while (i < sizeof(benches) / sizeof(benches[0]) && strcmp(b->name, benches[i].name) != 0)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
-        return error_set(err, STATUS_INVALID, "no bench %s: there are limits and matmul", b->name);
-    if (limits_about(b->gpu, &gpu, err) != 0)
+        return error_set(err, STATUS_INVALID, "no bench %s: there are limits, matmul and engine",
+                         b->name);
+    if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {
         r.results = json_array();
@@ -159,11 +173,11 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
             error_set(err, STATUS_NOMEM, "no memory for the results");
             goto out;
         }
-    } else {
+    } else if (!cpu) {
         fprintf(f, "%s, %" PRIu32 " multiprocessors, %" PRIu32 " MHz at most\n", gpu.name,
                 gpu.multiprocessors, gpu.sm_clock_mhz);
     }
-    if (limits_measure(b->gpu, benches[i].what, found, &r, err) != 0)
+    if (measure(b, cpu ? 0 : benches[i].what, &r, err) != 0)
         goto out;
     rv = b->json ? write_json(&r, about, err) : 0;
 out:

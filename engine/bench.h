@@ -7,15 +7,16 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "common/error.h"
+#include "engine/bench_engine.h"
 
 struct bench {
-    const char *name;    /* of the bench */
-    uint32_t gpu;        /* among the visible ones */
-    int json;            /* 1: everything, all samples; 0: a table of medians */
-    const char *machine; /* for the record: NULL: the host's name */
-    const char *commit;  /* for the record: NULL: not known */
-    const char *command; /* for the record */
+    const char *name;           /* of the bench */
+    uint32_t gpu;               /* among the visible ones */
+    int json;                   /* 1: everything, all samples; 0: a table of medians */
+    const char *machine;        /* for the record: NULL: the host's name */
+    const char *commit;         /* for the record: NULL: not known */
+    const char *command;        /* for the record */
+    struct bench_engine engine; /* of the bench of that name; its gpu is the one above */
 };
 
 /* Run it and write what it found to f.  INVALID: no bench of that name. */

@@ -40,7 +40,11 @@ libexec_PROGRAMS += modelpool-engine
 modelpool_engine_SOURCES = \
     engine/bench.c \
     engine/bench.h \
-    engine/main.c
+    engine/bench_engine.c \
+    engine/bench_engine.h \
+    engine/main.c \
+    engine/random_model.c \
+    engine/random_model.h
 modelpool_engine_LDADD = \
     $(ENGINE_LIBS) \
     $(JANSSON_LIBS)

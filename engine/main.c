@@ -13,26 +13,103 @@
 
 static const char usage[] =
     "usage: modelpool-engine [--help] [--version]\n"
-    "       modelpool-engine --bench=limits|matmul [--gpu=N] [--json] [--machine=NAME]\n"
-    "                        [--commit=NAME]\n"
+    "       modelpool-engine --bench=limits|matmul|engine [--gpu=N] [--json]\n"
+    "                        [--machine=NAME] [--commit=NAME] [--device=cpu|cuda]\n"
+    "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
+    "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
+    "                        [--threads=N]\n"
     "\n"
     "Runs the models of one instance.  modelpoold starts it, with a socket as descriptor 3\n"
-    "on which it takes orders.  By hand, it only measures what a GPU can do (limits) and how\n"
-    "near its own matrix products come to that (matmul).\n";
+    "on which it takes orders.  By hand, it only measures: what a GPU can do (limits), how near\n"
+    "its own matrix products come to that (matmul), and how fast it decodes and reads prompts\n"
+    "with random weights of a known shape (engine).\n";
+
+/* A number of an option; -1 and a message if it is none. */
+static int number(const char *option, const char *text, uint64_t max, uint64_t *n)
+{
+    char *end;
+
+    *n = strtoull(text, &end, 10);
+    if (*text >= '0' && *text <= '9' && *end == '\0' && strlen(text) <= 9 && *n <= max)
+        return 0;
+    fprintf(stderr, "modelpool-engine: --%s=%s: a number up to %llu\n", option, text,
+            (unsigned long long)max);
+    return -1;
+}
+
+/* A word of an option: its place in the list; -1 and a message. */
+static int word(const char *option, const char *text, const char *a, const char *b)
+{
+    if (strcmp(text, a) == 0)
+        return 0;
+    if (strcmp(text, b) == 0)
+        return 1;
+    fprintf(stderr, "modelpool-engine: --%s=%s: %s or %s\n", option, text, a, b);
+    return -1;
+}
+
+/* Options of --bench=engine.  -1: a message was printed. */
+static int parse_engine(const char *option, const char *text, struct bench_engine *e)
+{
+    uint64_t n = 0;
+    int i = 0;
+
+    if (strcmp(option, "shape") == 0) {
+        e->shape = text;
+    } else if (strcmp(option, "dtype") == 0) {
+        e->dtype = text;
+    } else if (strcmp(option, "device") == 0) {
+        i = word(option, text, "cpu", "cuda");
+        e->device = i == 1 ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU;
+    } else if (strcmp(option, "precision") == 0) {
+        i = word(option, text, "exact", "fast");
+        e->precision = i == 1 ? PRECISION_FAST : PRECISION_EXACT;
+    } else if (strcmp(option, "memory") == 0) {
+        i = number(option, text, 1u << 24, &n);
+        e->memory_bytes = n << 20;
+    } else {
+        i = number(option, text, 1u << 17, &n);
+        if (strcmp(option, "batch") == 0)
+            e->batch_max = (uint32_t)n;
+        else if (strcmp(option, "context") == 0)
+            e->context = (uint32_t)n;
+        else if (strcmp(option, "prompt") == 0)
+            e->prompt_max = (uint32_t)n;
+        else
+            e->threads = (uint32_t)n;
+    }
+    return i < 0 ? -1 : 0;
+}
 
 /* -1: serve. */
 static int parse(int argc, char **argv, struct bench *bench)
 {
-    static const struct option options[] = {
-        {"bench", required_argument, NULL, 'b'}, {"commit", required_argument, NULL, 'c'},
-        {"gpu", required_argument, NULL, 'g'},   {"help", no_argument, NULL, 'h'},
-        {"json", no_argument, NULL, 'j'},        {"machine", required_argument, NULL, 'm'},
-        {"version", no_argument, NULL, 'V'},     {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"bench", required_argument, NULL, 'b'},
+                                            {"commit", required_argument, NULL, 'c'},
+                                            {"gpu", required_argument, NULL, 'g'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"machine", required_argument, NULL, 'm'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {"shape", required_argument, NULL, 'e'},
+                                            {"dtype", required_argument, NULL, 'e'},
+                                            {"device", required_argument, NULL, 'e'},
+                                            {"memory", required_argument, NULL, 'e'},
+                                            {"precision", required_argument, NULL, 'e'},
+                                            {"batch", required_argument, NULL, 'e'},
+                                            {"context", required_argument, NULL, 'e'},
+                                            {"prompt", required_argument, NULL, 'e'},
+                                            {"threads", required_argument, NULL, 'e'},
+                                            {NULL, 0, NULL, 0}};
     char *end;
-    int c;
+    int c, at;
 
-    while ((c = getopt_long(argc, argv, "hV", options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "hV", options, &at)) != -1) {
         switch (c) {
+        case 'e':
+            if (parse_engine(options[at].name, optarg, &bench->engine) != 0)
+                return 2;
+            break;
         case 'b':
             bench->name = optarg;
             break;
@@ -104,7 +181,14 @@ static int is_channel(int fd)
 int main(int argc, char **argv)
 {
     struct error err = {0};
-    struct bench bench = {0};
+    struct bench bench = {.engine = {.shape = "llama3-8b",
+                                     .dtype = "bf16",
+                                     .device = ORDER_DEVICE_CUDA,
+                                     .precision = PRECISION_FAST,
+                                     .memory_bytes = (uint64_t)64 << 30,
+                                     .batch_max = STEP_BATCH_MAX,
+                                     .context = 512,
+                                     .prompt_max = 8192}};
     int code = parse(argc, argv, &bench);
 
     if (code >= 0)

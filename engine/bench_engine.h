@@ -1,0 +1,27 @@
+/*
+ * bench_engine.h - how fast an engine decodes and reads prompts, with random weights of a shape
+ *
+ * The engine that serves, driven by its own orders: sequences with random prompts, turns without a
+ * quota.  A decode sample is the time of one step in which every sequence of the batch decodes; a
+ * prefill sample that of all steps which read the prompts.  The shape's arithmetic gives the bytes
+ * that a step must read (weights and keys and values once), and the operations of a prompt.
+ */
+#ifndef MP_ENGINE_BENCH_ENGINE_H
+#define MP_ENGINE_BENCH_ENGINE_H
+
+#include "kernels/cuda/limits.h"
+
+struct bench_engine {
+    const char *shape, *dtype;   /* as random_model.h names them */
+    uint32_t device;             /* enum order_device */
+    uint32_t gpu, threads;       /* of the one or the other */
+    uint32_t precision;          /* enum precision */
+    uint64_t memory_bytes;       /* weights and KV */
+    uint32_t batch_max, context; /* of decode: the largest batch, and tokens of prompt before it */
+    uint32_t prompt_max;         /* of prefill: the longest prompt */
+};
+
+/* INVALID: no such shape or type.  Figures are given as they come. */
+int bench_engine(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
+
+#endif
