@@ -131,9 +131,27 @@ static int set_scheduler(const char *text, void *field, struct error *err)
 
 static int set_device(const char *text, void *field, struct error *err)
 {
-    (void)field;
-    if (strcasecmp(text, "cpu") != 0)
-        return error_set(err, STATUS_UNSUPPORTED, "no device \"%s\"; there is: cpu", text);
+    enum config_device *to = field;
+    if (strcasecmp(text, "cpu") == 0)
+        *to = CONFIG_CPU;
+    else if (strcasecmp(text, "cuda") == 0)
+        *to = CONFIG_CUDA;
+    else
+        return error_set(err, STATUS_UNSUPPORTED, "no device \"%s\"; there are: cpu, cuda", text);
+    return 0;
+}
+
+/* One number: instances of several GPUs are not there yet. */
+static int set_gpus(const char *text, void *field, struct error *err)
+{
+    struct config_instance *in = field;
+    if (strspn(text, "0123456789") != strlen(text) || *text == '\0' || strlen(text) > 3)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "\"%s\" is not the number of one GPU; instances of several, and "
+                         "UUIDs, are not supported yet",
+                         text);
+    in->gpu = (uint32_t)strtoul(text, NULL, 10);
+    in->gpu_given = 1;
     return 0;
 }
 
@@ -192,7 +210,8 @@ static const struct key model_keys[] = {
 };
 
 static const struct key instance_keys[] = {
-    {"Device", 0, set_device, 1},
+    {"Device", OFFSET(config_instance, device), set_device, 1},
+    {"Gpus", 0, set_gpus, 0},
     {"MaxBatch", OFFSET(config_instance, max_batch), set_batch, 0},
     {"Memory", OFFSET(config_instance, memory_bytes), set_size, 1},
     {"Nodes", OFFSET(config_instance, nodes), set_text, 0},
@@ -291,7 +310,13 @@ static int read_instance(struct config *c, const struct config_line *line, struc
     struct config_instance *in = &all[c->instance_count++];
     strcpy(in->name, name);
     in->max_batch = BATCH_DEFAULT;
-    return set_pairs(line, 1, instance_keys, " for an Instance", in, err);
+    if (set_pairs(line, 1, instance_keys, " for an Instance", in, err))
+        return -1;
+    if (in->device == CONFIG_CPU && in->gpu_given)
+        return error_set(err, STATUS_INVALID, "Gpus= needs Device=cuda");
+    if (in->device == CONFIG_CUDA && in->threads != 0)
+        return error_set(err, STATUS_INVALID, "Threads= needs Device=cpu");
+    return 0;
 }
 
 static int read_slo(struct config *c, const struct config_line *line, struct error *err)

@@ -23,12 +23,17 @@ struct config_model {
     uint32_t max_context; /* MaxContext=; 0: the model's own */
 };
 
+enum config_device { CONFIG_CPU, CONFIG_CUDA };
+
 struct config_instance {
     char name[NAME_MAX_BYTES];
-    char *nodes;           /* Nodes=, comma-separated names; NULL: every node */
-    uint64_t memory_bytes; /* Memory=: weights and KV together */
-    uint32_t threads;      /* Threads=; 0: one per core that we may use */
-    uint32_t max_batch;    /* MaxBatch=: rows of a step, default 32 */
+    char *nodes;               /* Nodes=, comma-separated names; NULL: every node */
+    enum config_device device; /* Device=cpu|cuda */
+    uint32_t gpu;              /* Gpus=, default 0: the GPU's number among those that we see */
+    int gpu_given;             /* Gpus= stood there */
+    uint64_t memory_bytes;     /* Memory=: weights and KV together */
+    uint32_t threads;          /* Threads=; 0: one per core that we may use */
+    uint32_t max_batch;        /* MaxBatch=: rows of a step, default 32 */
 };
 
 struct config_slo {

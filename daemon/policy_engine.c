@@ -73,6 +73,9 @@ static void send_hello(struct instance *in)
         .memory_bytes = in->config->memory_bytes,
         .threads = in->config->threads,
         .max_batch = in->config->max_batch,
+        .device = in->config->device == CONFIG_CUDA ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU,
+        .gpu = in->config->gpu,
+        .precision = in->config->device == CONFIG_CUDA, /* 1: fast, kernels.h says */
     };
 
     snprintf(hello.instance, sizeof hello.instance, "%s", in->config->name);

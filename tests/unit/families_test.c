@@ -185,9 +185,9 @@ static void compare_best(const char *name, const struct golden *g, const struct 
 }
 
 /* The largest difference of the positions whose logits are all there; of bfloat16 the norm of the
- * difference against that of the logits, within 2e-2. */
+ * difference against that of the logits, within the limit. */
 static double compare(const char *name, const struct golden *g, const struct outcome *o,
-                      uint32_t length)
+                      uint32_t length, double limit)
 {
     int fast = rig_device() == RIG_CUDA_FAST;
     double worst = 0, off = 0, all = 0;
@@ -207,7 +207,7 @@ static double compare(const char *name, const struct golden *g, const struct out
     }
     if (!fast)
         return worst;
-    if (all > 0 && !(sqrt(off / all) <= 2e-2))
+    if (all > 0 && !(sqrt(off / all) <= limit))
         fail_msg("%s: logits are %g off, relatively", name, sqrt(off / all));
     return all > 0 ? sqrt(off / all) : 0;
 }
@@ -217,7 +217,7 @@ static void assert_same(const char *name, const char *how, const struct golden *
 {
     /* In bfloat16 another number of rows may go by another kernel. */
     if (rig_device() == RIG_CUDA_FAST) {
-        compare(name, g, a, length);
+        compare(name, g, a, length, 3e-2); /* of few positions, which scatter more */
         return;
     }
     if (memcmp(a->logits, b->logits, length * sizeof(a->logits[0])) != 0)
@@ -236,7 +236,7 @@ static void check_model(const char *model, const char *name)
     assert_non_null(got);
     open_model(&r, model, g->context);
     run(&r, g, &g->length, 1, STEP_BATCH_MAX, whole);
-    print_message("%s: at most %.2g off\n", model, compare(model, g, whole, g->length));
+    print_message("%s: at most %.2g off\n", model, compare(model, g, whole, g->length, 2e-2));
     run(&r, g, &g->length, 1, 7, got);
     assert_same(model, "a chunked prompt", g, got, whole, g->length);
     memset(got, 0, sizeof(*got));
