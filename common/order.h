@@ -58,6 +58,7 @@ struct order_hello {
     uint32_t gpu;          /* its number among those visible */
     uint32_t precision;    /* enum precision of kernels.h */
     uint32_t reserved;
+    uint64_t host_bytes; /* of master copies in host memory; a CPU's instance has none */
     char instance[64];
 };
 

@@ -139,6 +139,8 @@ static int measure(const struct bench *b, unsigned what, struct report *r, struc
     engine.gpu = b->gpu;
     if (what != 0 && limits_measure(b->gpu, what, found, r, err) != 0)
         return -1;
+    if (strcmp(b->name, "switch") == 0)
+        return bench_switch(&engine, found, r, err);
     return strcmp(b->name, "engine") == 0 ? bench_engine(&engine, found, r, err) : 0;
 }
 
@@ -151,6 +153,7 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         {"limits", LIMITS_ALL & ~(unsigned)LIMITS_MATMUL},
         {"matmul", LIMITS_HBM | LIMITS_MATMUL},
         {"engine", LIMITS_HBM | LIMITS_GEMM},
+        {"switch", LIMITS_COPY},
     };
     int cpu = strcmp(b->name, "engine") == 0 && b->engine.device == ORDER_DEVICE_CPU;
     struct limits_gpu gpu = {.name = "none"};
@@ -162,8 +165,8 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     while (i < sizeof(benches) / sizeof(benches[0]) && strcmp(b->name, benches[i].name) != 0)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
-        return error_set(err, STATUS_INVALID, "no bench %s: there are limits, matmul and engine",
-                         b->name);
+        return error_set(err, STATUS_INVALID,
+                         "no bench %s: there are limits, matmul, engine and switch", b->name);
     if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {

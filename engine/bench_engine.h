@@ -17,11 +17,16 @@ struct bench_engine {
     uint32_t gpu, threads;       /* of the one or the other */
     uint32_t precision;          /* enum precision */
     uint64_t memory_bytes;       /* weights and KV */
+    uint64_t host_bytes;         /* of master copies in host memory */
     uint32_t batch_max, context; /* of decode: the largest batch, and tokens of prompt before it */
     uint32_t prompt_max;         /* of prefill: the longest prompt */
 };
 
 /* INVALID: no such shape or type.  Figures are given as they come. */
 int bench_engine(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
+
+/* From one of two models to the other and back, both waiting in host memory, where memory_bytes
+ * holds one of them; with a batch whose keys and values stay on the device. */
+int bench_switch(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
 #endif

@@ -280,6 +280,7 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
         return -1;
     sequence_list_init(&e->sequences, e->pages);
     e->residency.arena = e->arena;
+    e->residency.host.budget = device_kind(e->device) == DEVICE_CPU ? 0 : hello->host_bytes;
     e->residency.notify = send_residency;
     e->residency.context = e;
     e->sampler = sampler_create(err);

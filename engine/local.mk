@@ -9,6 +9,8 @@ engine_libengine_a_SOURCES = \
     engine/engine.h \
     engine/forward.c \
     engine/forward.h \
+    engine/host_tier.c \
+    engine/host_tier.h \
     engine/pages.c \
     engine/pages.h \
     engine/residency.c \
@@ -42,6 +44,9 @@ modelpool_engine_SOURCES = \
     engine/bench.h \
     engine/bench_engine.c \
     engine/bench_engine.h \
+    engine/bench_subject.c \
+    engine/bench_subject.h \
+    engine/bench_switch.c \
     engine/main.c \
     engine/random_model.c \
     engine/random_model.h

@@ -13,16 +13,17 @@
 
 static const char usage[] =
     "usage: modelpool-engine [--help] [--version]\n"
-    "       modelpool-engine --bench=limits|matmul|engine [--gpu=N] [--json]\n"
+    "       modelpool-engine --bench=limits|matmul|engine|switch [--gpu=N] [--json]\n"
     "                        [--machine=NAME] [--commit=NAME] [--device=cpu|cuda]\n"
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
     "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
-    "                        [--threads=N]\n"
+    "                        [--host=MIB] [--threads=N]\n"
     "\n"
     "Runs the models of one instance.  modelpoold starts it, with a socket as descriptor 3\n"
     "on which it takes orders.  By hand, it only measures: what a GPU can do (limits), how near\n"
     "its own matrix products come to that (matmul), and how fast it decodes and reads prompts\n"
-    "with random weights of a known shape (engine).\n";
+    "with random weights of a known shape (engine), or goes from one model to another\n"
+    "(switch; --memory must hold one of them, --host both).\n";
 
 /* A number of an option; -1 and a message if it is none. */
 static int number(const char *option, const char *text, uint64_t max, uint64_t *n)
@@ -67,6 +68,9 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
     } else if (strcmp(option, "memory") == 0) {
         i = number(option, text, 1u << 24, &n);
         e->memory_bytes = n << 20;
+    } else if (strcmp(option, "host") == 0) {
+        i = number(option, text, 1u << 24, &n);
+        e->host_bytes = n << 20;
     } else {
         i = number(option, text, 1u << 17, &n);
         if (strcmp(option, "batch") == 0)
@@ -84,23 +88,16 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
 /* -1: serve. */
 static int parse(int argc, char **argv, struct bench *bench)
 {
-    static const struct option options[] = {{"bench", required_argument, NULL, 'b'},
-                                            {"commit", required_argument, NULL, 'c'},
-                                            {"gpu", required_argument, NULL, 'g'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"machine", required_argument, NULL, 'm'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {"shape", required_argument, NULL, 'e'},
-                                            {"dtype", required_argument, NULL, 'e'},
-                                            {"device", required_argument, NULL, 'e'},
-                                            {"memory", required_argument, NULL, 'e'},
-                                            {"precision", required_argument, NULL, 'e'},
-                                            {"batch", required_argument, NULL, 'e'},
-                                            {"context", required_argument, NULL, 'e'},
-                                            {"prompt", required_argument, NULL, 'e'},
-                                            {"threads", required_argument, NULL, 'e'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"bench", required_argument, NULL, 'b'},  {"commit", required_argument, NULL, 'c'},
+        {"gpu", required_argument, NULL, 'g'},    {"help", no_argument, NULL, 'h'},
+        {"json", no_argument, NULL, 'j'},         {"machine", required_argument, NULL, 'm'},
+        {"version", no_argument, NULL, 'V'},      {"shape", required_argument, NULL, 'e'},
+        {"dtype", required_argument, NULL, 'e'},  {"device", required_argument, NULL, 'e'},
+        {"memory", required_argument, NULL, 'e'}, {"precision", required_argument, NULL, 'e'},
+        {"batch", required_argument, NULL, 'e'},  {"context", required_argument, NULL, 'e'},
+        {"prompt", required_argument, NULL, 'e'}, {"threads", required_argument, NULL, 'e'},
+        {"host", required_argument, NULL, 'e'},   {NULL, 0, NULL, 0}};
     char *end;
     int c, at;
 

@@ -40,7 +40,7 @@ int residency_evict(struct residency *r, const struct model *keep, const struct 
 int residency_load(struct residency *r, struct model *m, const struct model *keep, uint64_t *bytes,
                    uint64_t *us, struct error *err)
 {
-    int64_t start = clock_monotonic_us();
+    int64_t start;
     uint64_t room = arena_held(r->arena, ARENA_FREE), size = arena_handle_bytes(r->arena);
 
     *bytes = *us = 0;
@@ -61,6 +61,10 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
     while (arena_held(r->arena, ARENA_FREE) < m->handle_count)
         if (!residency_evict(r, m, keep))
             return error_set(err, STATUS_INTERNAL, "model %s: the arena's count is wrong", m->name);
+    /* The first time takes as long as the files do, and is not a switch's own. */
+    if (host_tier_hold(&r->host, r, m, err) != 0)
+        return -1;
+    start = clock_monotonic_us();
     if (model_load(m, &r->staging, err) != 0)
         return -1;
     *bytes = m->weight_bytes;
@@ -74,6 +78,7 @@ void residency_clear(struct residency *r)
 {
     for (uint32_t i = 0; i < r->count; i++) {
         model_unload(r->models[i]);
+        host_tier_drop(&r->host, r->models[i]);
         model_close(r->models[i]);
     }
     r->count = 0;

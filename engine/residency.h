@@ -7,6 +7,7 @@
 #ifndef MP_ENGINE_RESIDENCY_H
 #define MP_ENGINE_RESIDENCY_H
 
+#include "engine/host_tier.h"
 #include "engine/weights.h"
 
 #define RESIDENCY_MODELS_MAX 256u
@@ -14,6 +15,7 @@
 struct residency {
     struct arena *arena;
     struct staging staging;
+    struct host_tier host;
     struct model *models[RESIDENCY_MODELS_MAX];
     uint32_t count;
     uint64_t stamp;

@@ -287,6 +287,7 @@ static int model_layout(struct model *m, const struct source *source, struct err
     if (handles == 0 || handles > UINT32_MAX)
         return error_set(err, STATUS_UNSUPPORTED, "weights of %" PRIu64 " bytes", l.cursor);
     m->handle_count = (uint32_t)handles;
+    m->range_bytes = l.cursor;
     return 0;
 }
 

@@ -72,8 +72,10 @@ struct model {
 
     struct arena *arena;
     uint8_t *range;
-    uint32_t owner;    /* in the arena */
-    uint32_t *handles; /* room for handle_count; in use while resident */
+    uint64_t range_bytes; /* of it that the layout uses */
+    uint8_t *master;      /* the same bytes in host memory (host_tier.h), or NULL */
+    uint32_t owner;       /* in the arena */
+    uint32_t *handles;    /* room for handle_count; in use while resident */
     uint32_t handle_count;
     int resident;
     uint64_t used; /* stamp of the last use, for eviction */
@@ -97,6 +99,9 @@ uint64_t model_kv_token_bytes(const struct model *m);
  * to step_rows of its tokens. */
 uint64_t model_kv_handles(const struct model *m, uint64_t tokens, uint32_t step_rows);
 
+/* Read all tensors to `to`, as they lie in the range.  CORRUPT or IO names the tensor. */
+int model_read(const struct model *m, uint8_t *to, struct error *err);
+
 /* Where weights wait between file and device: nothing on a CPU, whose memory is read into. */
 struct staging {
     struct device *device;
@@ -112,8 +117,9 @@ int model_tune(const struct model *m, struct error *err);
 int staging_open(struct staging *s, struct device *d, struct error *err);
 void staging_close(struct staging *s);
 
-/* Take handles, map them and copy the weights in.  EXHAUSTED if too few handles are free; CORRUPT
- * or IO names the tensor that could not be read.  On failure nothing is held. */
+/* Take handles, map them and copy the weights in, from the master copy if there is one.  EXHAUSTED
+ * if too few handles are free; CORRUPT or IO names the tensor that could not be read.  On failure
+ * nothing is held. */
 int model_load(struct model *m, struct staging *s, struct error *err);
 void model_unload(struct model *m);
 

@@ -7,6 +7,9 @@
 #include "engine/weights.h"
 #include "engine/weights_copy.h"
 
+/* Of a master copy that goes over the wire at once. */
+#define MASTER_PIECE ((uint64_t)64 << 20)
+
 /* `bytes` bytes of the tensor's file into memory. */
 static int read_weights(const struct model *m, const struct tensor_copy *c, void *to, uint64_t from,
                         uint64_t bytes, struct error *err)
@@ -113,24 +116,6 @@ static uint8_t *staging_take(struct staging *s)
     return s->buffers + s->next++ * STAGING_BYTES;
 }
 
-/* A tensor as it is. */
-static int copy_plain(const struct model *m, const struct tensor_copy *c, struct staging *s,
-                      struct error *err)
-{
-    uint8_t *to = m->range + c->to;
-
-    if (s->buffers == NULL)
-        return read_weights(m, c, to, c->from, c->bytes, err);
-    for (uint64_t at = 0, n; at < c->bytes; at += n) {
-        uint8_t *buffer = staging_take(s);
-        n = c->bytes - at < STAGING_BYTES ? c->bytes - at : STAGING_BYTES;
-        if (read_weights(m, c, buffer, c->from + at, n, err) != 0)
-            return -1;
-        device_copy(s->device, to + at, buffer, n);
-    }
-    return 0;
-}
-
 /* A vector that is stored in another form than kernels want it, into float32. */
 static int convert_vector(const struct model *m, const struct tensor_copy *c, float *to,
                           struct error *err)
@@ -149,22 +134,51 @@ static int convert_vector(const struct model *m, const struct tensor_copy *c, fl
     return 0;
 }
 
+int model_read(const struct model *m, uint8_t *to, struct error *err)
+{
+    for (uint32_t i = 0; i < m->copy_count; i++) {
+        const struct tensor_copy *c = &m->copies[i];
+        if (c->convert ? convert_vector(m, c, (float *)(void *)(to + c->to), err) != 0
+                       : read_weights(m, c, to + c->to, c->from, c->bytes, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 _Static_assert(ENGINE_COLS_MAX * sizeof(float) <= STAGING_BYTES, "a vector fits into a buffer");
 
-static int copy_tensor(const struct model *m, const struct tensor_copy *c, struct staging *s,
-                       struct error *err)
+/* A tensor by way of the buffers. */
+static int stage_tensor(const struct model *m, const struct tensor_copy *c, struct staging *s,
+                        struct error *err)
 {
     uint8_t *to = m->range + c->to;
 
-    if (!c->convert)
-        return copy_plain(m, c, s, err);
-    if (s->buffers == NULL)
-        return convert_vector(m, c, (float *)(void *)to, err);
-    float *buffer = (float *)(void *)staging_take(s);
-    if (convert_vector(m, c, buffer, err) != 0)
-        return -1;
-    device_copy(s->device, to, buffer, c->bytes);
+    for (uint64_t at = 0, n; at < c->bytes; at += n) {
+        uint8_t *buffer = staging_take(s);
+        n = c->bytes - at < STAGING_BYTES ? c->bytes - at : STAGING_BYTES;
+        if (c->convert ? convert_vector(m, c, (float *)(void *)buffer, err) != 0
+                       : read_weights(m, c, buffer, c->from + at, n, err) != 0)
+            return -1;
+        device_copy(s->device, to + at, buffer, n);
+    }
     return 0;
+}
+
+/* Into the range, the fastest way there is. */
+static int fill_range(const struct model *m, struct staging *s, struct error *err)
+{
+    if (s->buffers == NULL)
+        return model_read(m, m->range, err);
+    if (m->master == NULL) {
+        for (uint32_t i = 0; i < m->copy_count; i++)
+            if (stage_tensor(m, &m->copies[i], s, err) != 0)
+                return -1;
+    }
+    for (uint64_t at = 0, n; m->master != NULL && at < m->range_bytes; at += n) {
+        n = m->range_bytes - at < MASTER_PIECE ? m->range_bytes - at : MASTER_PIECE;
+        device_copy(s->device, m->range + at, m->master + at, n);
+    }
+    return device_check(s->device, err);
 }
 
 int model_load(struct model *m, struct staging *s, struct error *err)
@@ -178,10 +192,7 @@ int model_load(struct model *m, struct staging *s, struct error *err)
                          m->handle_count, arena_held(a, ARENA_FREE));
     if (device_map(s->device, m->range, m->handles, m->handle_count, err) != 0)
         goto give;
-    for (uint32_t i = 0; i < m->copy_count; i++)
-        if (copy_tensor(m, &m->copies[i], s, err) != 0)
-            goto unmap;
-    if (device_check(s->device, err) != 0)
+    if (fill_range(m, s, err) != 0)
         goto unmap;
     m->resident = 1;
     return 0;
