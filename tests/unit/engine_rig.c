@@ -278,6 +278,7 @@ void rig_run(struct rig *r)
 
     while (r->turns_ended == ended) {
         assert_true(r->e->turn_count > 0);
+        assert_false(r->e->gone);
         turn_advance(r->e);
         rig_events(r);
     }

@@ -273,7 +273,7 @@ static void test_kv_full_and_go_on(void **state)
         open_subject(&r, s, (s->weight_handles + kv) * HANDLE, 2);
         m = r.e->residency.models[0];
         if (n == 0) /* its pages are small: waste most of each */
-            m->kv.page_bytes = HANDLE / 20;
+            m->kv.page_bytes = HANDLE / 20 / 64 * 64;
         else
             assert_true(page * 3 > HANDLE / 2);
         for (uint32_t i = 0; i < SEQS; i++)

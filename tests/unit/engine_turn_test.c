@@ -20,7 +20,7 @@
 #include "tests/unit/engine_rig.h"
 #include "tests/unit/tiny_gguf.h"
 
-#define HANDLE ((uint64_t)2 << 20) /* of a CPU */
+#define HANDLE rig_handle()
 #define NO_EOS SAMPLING_IGNORE_EOS
 
 static char path[64];
