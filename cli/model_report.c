@@ -139,11 +139,15 @@ static void read_kind(struct model_report *r)
     const json_t *model = json_object_get(source_json(r->source, SOURCE_TOKENIZER), "model");
     const char *type = json_string_value(json_object_get(model, "type"));
     struct gguf_string text = {"", 0};
+    const char *file, *bytes;
+    size_t len;
 
     if (g && gguf_get_string(g, "tokenizer.ggml.model", &text, NULL))
         text.len = 0;
     if (!g && type)
         text = (struct gguf_string){type, strlen(type)};
+    else if (!g && source_vocabulary(r->source, &file, &bytes, &len) == 0)
+        text = (struct gguf_string){file, strlen(file)};
     snprintf(r->tokenizer_kind, sizeof(r->tokenizer_kind), "%.*s",
              (int)(text.len < 31 ? text.len : 31), text.data);
 }

@@ -90,6 +90,32 @@ static float q45_k_at(const uint8_t *b, enum dtype dtype, int i)
     return half_at(b) * (float)scale * (float)q - half_at(b + 2) * (float)min;
 }
 
+/* 16 bytes with a sub-block's scale in the low nibble and its min in the high one, 64 bytes of
+ * pairs, d, dmin. */
+static float q2_k_at(const uint8_t *b, int i)
+{
+    int q = b[16 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+    int scale = b[i / 16];
+
+    return half_at(b + 80) * (float)(scale & 15) * (float)q - half_at(b + 82) * (float)(scale >> 4);
+}
+
+/* Six-bit scale of sub-block s of 16, less 32: 12 bytes; the low four bits in the nibbles of bytes
+ * 0..7, the high two in pairs of bytes 8..11. */
+static int scale_q3_k(const uint8_t *p, int s)
+{
+    return ((p[s % 8] >> (s / 8 * 4) & 15) | (p[8 + s % 4] >> (s / 4 * 2) & 3) << 4) - 32;
+}
+
+/* 32 bytes of third bits, 64 bytes of pairs, 12 bytes of scales, d. */
+static float q3_k_at(const uint8_t *b, int i)
+{
+    int q = b[32 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+    int third = b[i % 32] >> (i / 32) & 1;
+
+    return half_at(b + 108) * (float)scale_q3_k(b + 96, i / 16) * (float)((q | third << 2) - 4);
+}
+
 /* 128 bytes of low nibbles, 64 bytes of high pairs, 16 signed scales, d. */
 static float q6_k_at(const uint8_t *b, int i)
 {
@@ -121,6 +147,10 @@ static float element(const uint8_t *b, enum dtype dtype, int i)
         return q5_at(b, dtype, i);
     case DTYPE_Q8_0:
         return half_at(b) * (float)(int8_t)b[2 + i];
+    case DTYPE_Q2_K:
+        return q2_k_at(b, i);
+    case DTYPE_Q3_K:
+        return q3_k_at(b, i);
     case DTYPE_Q4_K:
     case DTYPE_Q5_K:
         return q45_k_at(b, dtype, i);

@@ -13,11 +13,14 @@
 #define PROBES_MAX      1024u
 #define MERGES_MAX      (1u << 24)
 #define NONE            (-1)
+/* Of a token's text where all its cuts are looked up. */
+#define CUT_BYTES_MAX 1024u
 
 struct bpe_symbol {
     uint32_t token;      /* NO_TOKEN: none has this text */
     uint32_t begin, len; /* in the piece; of length 0 if merged into the one before */
     int32_t previous, next;
+    uint32_t rank, merged; /* of the pair with the next one; UINT32_MAX: that is none */
 };
 
 /* Ranks */
@@ -32,10 +35,17 @@ static uint64_t hash_pair(uint32_t left, uint32_t right)
     return h ^ h >> 31;
 }
 
-/* The slot of a pair: taken by it, or free.  NULL if the search is too long. */
-static struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t right)
+/* Most pairs of neighbours make no token, which the filter, small enough for a cache, mostly
+ * knows. */
+static uint64_t filter_bit(const struct bpe *b, uint64_t hash)
 {
-    uint64_t slot = hash_pair(left, right) & b->mask;
+    return hash >> 20 & (b->mask << 2 | 3);
+}
+
+/* The slot of a pair: taken by it, or free.  NULL if the search is too long. */
+static struct bpe_pair *find_slot(const struct bpe *b, uint64_t hash, uint32_t left, uint32_t right)
+{
+    uint64_t slot = hash & b->mask;
 
     for (unsigned i = 0; i < PROBES_MAX; i++, slot = (slot + 1) & b->mask) {
         struct bpe_pair *p = &b->slots[slot];
@@ -44,6 +54,30 @@ static struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t r
             return p;
     }
     return NULL;
+}
+
+static const struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t right)
+{
+    uint64_t hash = hash_pair(left, right), bit = filter_bit(b, hash);
+    const struct bpe_pair *p;
+
+    if (!(b->filter[bit / 64] >> bit % 64 & 1))
+        return NULL;
+    p = find_slot(b, hash, left, right);
+    return p && p->rank != UINT32_MAX ? p : NULL;
+}
+
+/* In place of one of the same tokens.  -1: too many hash alike. */
+static int put_pair(struct bpe *b, const struct bpe_pair *pair)
+{
+    uint64_t hash = hash_pair(pair->left, pair->right), bit = filter_bit(b, hash);
+    struct bpe_pair *slot = find_slot(b, hash, pair->left, pair->right);
+
+    if (!slot)
+        return -1;
+    *slot = *pair;
+    b->filter[bit / 64] |= (uint64_t)1 << bit % 64;
+    return 0;
 }
 
 /* A merge's texts to their tokens and the token of both together. */
@@ -71,10 +105,8 @@ static int refuse_merge(const char *name, uint64_t i, const struct bpe_merge *m,
                      i, gguf_show(&left, shown[0]), gguf_show(&right, shown[1]));
 }
 
-int bpe_set_merges(struct bpe *b, const struct vocabulary *v, const char *name,
-                   const struct bpe_merge *merges, uint64_t count, struct error *err)
+static int create_slots(struct bpe *b, const char *name, uint64_t count, struct error *err)
 {
-    char joined[UINT16_MAX + 1];
     uint64_t slots = 16;
 
     if (count > MERGES_MAX)
@@ -82,22 +114,98 @@ int bpe_set_merges(struct bpe *b, const struct vocabulary *v, const char *name,
     while (slots < count * 2)
         slots *= 2;
     b->slots = malloc(slots * sizeof(*b->slots));
-    if (!b->slots)
+    b->filter = calloc(slots / 16, sizeof(*b->filter));
+    if (!b->slots || !b->filter)
         return error_set(err, STATUS_NOMEM, "%s: no memory for its merges", name);
     memset(b->slots, 0xff, slots * sizeof(*b->slots)); /* every rank UINT32_MAX */
     b->mask = slots - 1;
+    return 0;
+}
+
+int bpe_set_merges(struct bpe *b, const struct vocabulary *v, const char *name,
+                   const struct bpe_merge *merges, uint64_t count, struct error *err)
+{
+    char joined[UINT16_MAX + 1];
+
+    if (create_slots(b, name, count, err))
+        return -1;
     for (uint64_t i = 0; i < count; i++) {
-        struct bpe_pair pair = {.rank = (uint32_t)i}, *slot;
+        struct bpe_pair pair = {.rank = (uint32_t)i};
 
         if (find_merge(&pair, v, &merges[i], joined))
             return refuse_merge(name, i, &merges[i], err);
-        slot = find_pair(b, pair.left, pair.right);
-        if (!slot)
+        /* Of a pair that is there twice the last rank holds, as in Hugging Face's. */
+        if (put_pair(b, &pair))
             return error_set(err, STATUS_CORRUPT, "%s: merge %" PRIu64 ": too many hash alike",
                              name, i);
-        *slot = pair; /* of a pair that is there twice the last rank holds, as in Hugging Face's */
     }
     return 0;
+}
+
+static int takes_part(const struct vocabulary *v, uint32_t token, int any)
+{
+    return token != NO_TOKEN && (any || v->tokens[token].type == TOKEN_NORMAL);
+}
+
+/* The ways to cut a token into two others, of any type or NORMAL ones, as pairs; with pairs NULL
+ * they are counted.  Cuts lie between characters, which are bytes in GPT-2's alphabet. */
+static uint64_t cut_token(const struct vocabulary *v, uint32_t token, int any,
+                          struct bpe_pair *pairs)
+{
+    const struct token *t = &v->tokens[token];
+    uint64_t count = 0;
+
+    for (uint32_t at = 1; at < t->text_len; at++) {
+        struct bpe_pair pair = {.merged = token};
+
+        if (((unsigned char)t->text[at] & 0xc0) == 0x80)
+            continue;
+        pair.left = vocabulary_find(v, t->text, at);
+        if (!takes_part(v, pair.left, any))
+            continue;
+        pair.right = vocabulary_find(v, t->text + at, t->text_len - at);
+        if (!takes_part(v, pair.right, any))
+            continue;
+        if (pairs)
+            pairs[count] = pair;
+        count++;
+    }
+    return count;
+}
+
+/* All pairs of tokens that make a NORMAL one; ranks by that one, NULL: its number. */
+static int set_cuts(struct bpe *b, const struct vocabulary *v, const char *name,
+                    const uint32_t *ranks, struct error *err)
+{
+    struct bpe_pair pairs[CUT_BYTES_MAX];
+    uint64_t count = 0;
+
+    for (uint32_t i = 0; i < v->count; i++) {
+        if (v->tokens[i].type != TOKEN_NORMAL)
+            continue;
+        if (v->tokens[i].text_len > CUT_BYTES_MAX)
+            return error_set(err, STATUS_UNSUPPORTED, "%s: token %" PRIu32 " is longer than %u",
+                             name, i, CUT_BYTES_MAX);
+        count += cut_token(v, i, ranks != NULL, NULL);
+    }
+    if (create_slots(b, name, count, err))
+        return -1;
+    for (uint32_t i = 0; i < v->count; i++) {
+        count = v->tokens[i].type == TOKEN_NORMAL ? cut_token(v, i, ranks != NULL, pairs) : 0;
+        for (uint64_t k = 0; k < count; k++) {
+            pairs[k].rank = ranks ? ranks[i] : i;
+            if (put_pair(b, &pairs[k]))
+                return error_set(err, STATUS_CORRUPT,
+                                 "%s: token %" PRIu32 ": too many pairs hash alike", name, i);
+        }
+    }
+    return 0;
+}
+
+int bpe_set_ranks(struct bpe *b, const struct vocabulary *v, const char *name, struct error *err)
+{
+    b->ignores_merges = 1;
+    return set_cuts(b, v, name, NULL, err);
 }
 
 int bpe_read_merges(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
@@ -161,41 +269,48 @@ static void rank(struct bpe *b, const struct vocabulary *v, const struct scored 
     }
 }
 
+int bpe_set_scores(struct bpe *b, const struct vocabulary *v, const char *name, const float *scores,
+                   struct error *err)
+{
+    struct scored *order = calloc(v->count, sizeof(*order));
+    int rv = -1;
+
+    b->ranks = calloc(v->count, sizeof(*b->ranks));
+    if (!order || !b->ranks) {
+        error_set(err, STATUS_NOMEM, "%s: no memory for its scores", name);
+        goto out;
+    }
+    for (uint32_t i = 0; i < v->count; i++) {
+        if (isnan(scores[i])) {
+            error_set(err, STATUS_CORRUPT, "%s: the score of token %" PRIu32 " is no number", name,
+                      i);
+            goto out;
+        }
+        order[i] = (struct scored){scores[i], i};
+    }
+    qsort(order, v->count, sizeof(*order), compare_scores);
+    rank(b, v, order);
+    rv = set_cuts(b, v, name, b->ranks, err);
+out:
+    free(order);
+    return rv;
+}
+
 int bpe_read_scores(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
                     struct error *err)
 {
-    struct scored *order = NULL;
     float *scores = NULL;
     uint64_t count = 0;
     int rv = -1, found = gguf_get_f32s(g, "tokenizer.ggml.scores", &scores, &count, err);
 
     if (found < 0)
         return -1;
-    if (found == 1 || count != v->count) {
+    if (found == 1 || count != v->count)
         error_set(err, STATUS_CORRUPT,
                   "%s: key tokenizer.ggml.scores has %" PRIu64 " elements for %" PRIu32 " tokens",
                   g->name, count, v->count);
-        goto out;
-    }
-    order = calloc(count, sizeof(*order));
-    b->ranks = calloc(count, sizeof(*b->ranks));
-    if (!order || !b->ranks) {
-        error_set(err, STATUS_NOMEM, "%s: no memory for its scores", g->name);
-        goto out;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        if (isnan(scores[i])) {
-            error_set(err, STATUS_CORRUPT, "%s: the score of token %" PRIu32 " is no number",
-                      g->name, i);
-            goto out;
-        }
-        order[i] = (struct scored){scores[i], i};
-    }
-    qsort(order, count, sizeof(*order), compare_scores);
-    rank(b, v, order);
-    rv = 0;
-out:
-    free(order);
+    else
+        rv = bpe_set_scores(b, v, g->name, scores, err);
     free(scores);
     return rv;
 }
@@ -203,6 +318,7 @@ out:
 void bpe_free(struct bpe *b)
 {
     free(b->slots);
+    free(b->filter);
     free(b->ranks);
 }
 
@@ -289,22 +405,20 @@ struct merger {
 };
 
 /* The rank of the pair that begins at a symbol and the token that it makes; UINT32_MAX: none. */
-static uint32_t rank_at(const struct merger *m, int32_t at, uint32_t *merged)
+static uint32_t rank_at(const struct merger *m, const struct bpe_symbol *s, uint32_t *merged)
 {
-    const struct bpe_symbol *s = &m->w->symbols[at], *next;
+    const struct bpe_symbol *next = &m->w->symbols[s->next];
     const struct bpe_pair *p;
 
-    if (s->len == 0 || s->next == NONE)
-        return UINT32_MAX;
-    next = &m->w->symbols[s->next];
-    if (m->b->ranks) {
+    /* By scores, a symbol that is no token may still be part of one: that is known by its text. */
+    if (m->b->ranks && (s->token == NO_TOKEN || next->token == NO_TOKEN)) {
         if (s->len + next->len > m->v->text_max)
             return UINT32_MAX;
         *merged = vocabulary_find(m->v, m->bytes + s->begin, s->len + next->len);
         return *merged == NO_TOKEN ? UINT32_MAX : m->b->ranks[*merged];
     }
     p = find_pair(m->b, s->token, next->token);
-    if (!p || p->rank == UINT32_MAX)
+    if (!p)
         return UINT32_MAX;
     *merged = p->merged;
     return p->rank;
@@ -312,10 +426,11 @@ static uint32_t rank_at(const struct merger *m, int32_t at, uint32_t *merged)
 
 static void offer(struct merger *m, int32_t at)
 {
-    uint32_t merged, found = rank_at(m, at, &merged);
+    struct bpe_symbol *s = &m->w->symbols[at];
 
-    if (found != UINT32_MAX)
-        heap_push(m->w->heap, &m->count, (uint64_t)found << 32 | (uint32_t)at);
+    s->rank = s->next == NONE ? UINT32_MAX : rank_at(m, s, &s->merged);
+    if (s->rank != UINT32_MAX)
+        heap_push(m->w->heap, &m->count, (uint64_t)s->rank << 32 | (uint32_t)at);
 }
 
 /*
@@ -332,12 +447,11 @@ static void merge(struct merger *m)
     while (m->count > 0) {
         uint64_t key = heap_pop(m->w->heap, &m->count);
         int32_t at = (int32_t)(key & UINT32_MAX), next;
-        uint32_t merged;
 
-        if (rank_at(m, at, &merged) != key >> 32)
+        if (s[at].len == 0 || s[at].rank != key >> 32)
             continue;
         next = s[at].next;
-        s[at].token = merged;
+        s[at].token = s[at].merged;
         s[at].len += s[next].len;
         s[at].next = s[next].next;
         s[next].len = 0;
@@ -351,8 +465,11 @@ static void merge(struct merger *m)
 
 static void add_symbol(struct merger *m, uint32_t token, size_t begin, size_t len)
 {
-    m->w->symbols[m->symbols] =
-        (struct bpe_symbol){token, (uint32_t)begin, (uint32_t)len, m->symbols - 1, m->symbols + 1};
+    m->w->symbols[m->symbols] = (struct bpe_symbol){.token = token,
+                                                    .begin = (uint32_t)begin,
+                                                    .len = (uint32_t)len,
+                                                    .previous = m->symbols - 1,
+                                                    .next = m->symbols + 1};
     m->symbols++;
 }
 

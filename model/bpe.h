@@ -18,11 +18,13 @@ struct bpe_pair {
 };
 
 struct bpe {
-    /* Which pairs merge, and in which order: either a list of pairs ... */
+    /* Which pairs of tokens merge, and in which order. */
     struct bpe_pair *slots; /* hash table by (left, right), open addressing */
     uint64_t mask;
-    /* ... or SentencePiece's way: all that make a token, the one with the best score first. */
-    uint32_t *ranks; /* by token; UINT32_MAX: nothing merges into it.  NULL: slots decide */
+    uint64_t *filter; /* four bits for each slot: set where a pair of slots may be, by its hash */
+    /* SentencePiece merges all that make a token, also characters that are none themselves: those
+     * are looked up by their text, their rank here. */
+    uint32_t *ranks; /* by token; UINT32_MAX: nothing merges into it.  NULL: slots alone decide */
     /* Symbols to begin with are bytes (of a byte-level vocabulary) or characters. */
     int characters;
     int ignores_merges; /* what is a token as a whole is not merged from symbols */
@@ -50,6 +52,12 @@ struct bpe_merge {
  * freed as well.  name is for messages. */
 int bpe_set_merges(struct bpe *b, const struct vocabulary *v, const char *name,
                    const struct bpe_merge *merges, uint64_t count, struct error *err);
+/* tiktoken's way: any two NORMAL tokens that make another one merge, lowest number of that first;
+ * sets ignores_merges.  UNSUPPORTED if a token's text is longer than 1024 bytes. */
+int bpe_set_ranks(struct bpe *b, const struct vocabulary *v, const char *name, struct error *err);
+/* SentencePiece's way: the same, best score first; scores are one for each token. */
+int bpe_set_scores(struct bpe *b, const struct vocabulary *v, const char *name, const float *scores,
+                   struct error *err);
 /* From tokenizer.ggml.merges. */
 int bpe_read_merges(struct bpe *b, const struct vocabulary *v, const struct gguf *g,
                     struct error *err);

@@ -57,12 +57,16 @@ model_libmodel_a_SOURCES = \
     model/template_tests.c \
     model/template_text.c \
     model/template_value.c \
+    model/token_entries.c \
+    model/token_entries.h \
     model/tokenizer.c \
     model/tokenizer.h \
     model/tokenizer_decoder.c \
     model/tokenizer_gguf.c \
     model/tokenizer_json.c \
     model/tokenizer_parts.h \
+    model/tokenizer_ranks.c \
+    model/tokenizer_sentencepiece.c \
     model/unigram.c \
     model/unigram.h \
     model/utf8.c \
@@ -71,6 +75,7 @@ model_libmodel_a_SOURCES = \
     model/vocabulary.h
 
 check_PROGRAMS += \
+    tests/tools/tokenize \
     tests/unit/arch_config_test \
     tests/unit/arch_test \
     tests/unit/gguf_test \
@@ -78,7 +83,9 @@ check_PROGRAMS += \
     tests/unit/source_test \
     tests/unit/tokenizer_family_test \
     tests/unit/tokenizer_json_test \
-    tests/unit/tokenizer_test
+    tests/unit/tokenizer_test \
+    tests/unit/tokenizer_vocabulary_test \
+    tests/unit/vocabularies_test
 TESTS += \
     tests/unit/arch_config_test \
     tests/unit/arch_test \
@@ -87,7 +94,18 @@ TESTS += \
     tests/unit/source_test \
     tests/unit/tokenizer_family_test \
     tests/unit/tokenizer_json_test \
-    tests/unit/tokenizer_test
+    tests/unit/tokenizer_test \
+    tests/unit/tokenizer_vocabulary_test \
+    tests/unit/vocabularies_test
+
+tests_tools_tokenize_SOURCES = tests/tools/tokenize.c
+tests_tools_tokenize_LDADD = \
+    model/libmodel.a \
+    common/libcommon.a \
+    $(JANSSON_LIBS) \
+    $(PCRE2_LIBS) \
+    $(UTF8PROC_LIBS) \
+    -lm
 
 tests_unit_arch_config_test_SOURCES = tests/unit/arch_config_test.c
 tests_unit_arch_config_test_LDADD = \
@@ -183,6 +201,29 @@ tests_unit_tokenizer_test_SOURCES = \
     tests/unit/gguf_builder.h \
     tests/unit/tokenizer_test.c
 tests_unit_tokenizer_test_LDADD = \
+    model/libmodel.a \
+    common/libcommon.a \
+    $(CMOCKA_LIBS) \
+    $(JANSSON_LIBS) \
+    $(PCRE2_LIBS) \
+    $(UTF8PROC_LIBS) \
+    -lm
+
+tests_unit_tokenizer_vocabulary_test_SOURCES = \
+    tests/unit/checkpoint_folder.c \
+    tests/unit/checkpoint_folder.h \
+    tests/unit/tokenizer_vocabulary_test.c
+tests_unit_tokenizer_vocabulary_test_LDADD = \
+    model/libmodel.a \
+    common/libcommon.a \
+    $(CMOCKA_LIBS) \
+    $(JANSSON_LIBS) \
+    $(PCRE2_LIBS) \
+    $(UTF8PROC_LIBS) \
+    -lm
+
+tests_unit_vocabularies_test_SOURCES = tests/unit/vocabularies_test.c
+tests_unit_vocabularies_test_LDADD = \
     model/libmodel.a \
     common/libcommon.a \
     $(CMOCKA_LIBS) \

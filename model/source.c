@@ -13,8 +13,9 @@
 #include "model/safetensors.h"
 #include "model/source_internal.h"
 
-#define SMALL_FILE_MAX     (16u << 20)  /* settings and templates */
-#define TOKENIZER_FILE_MAX (256u << 20) /* vocabularies reach 40 MB */
+#define SMALL_FILE_MAX      (16u << 20)  /* settings and templates */
+#define TOKENIZER_FILE_MAX  (256u << 20) /* vocabularies reach 40 MB */
+#define VOCABULARY_FILE_MAX (64u << 20)  /* 20 MB */
 
 /* Files */
 
@@ -275,12 +276,15 @@ static int check_index(const struct source *s, const struct source_files *files,
 static int read_text_file(struct source *s, const struct source_file *f, uint32_t i,
                           struct error *err)
 {
-    uint64_t most = f->kind == SOURCE_TOKENIZER ? TOKENIZER_FILE_MAX : SMALL_FILE_MAX;
+    uint64_t most = f->kind == SOURCE_TOKENIZER    ? TOKENIZER_FILE_MAX
+                    : f->kind == SOURCE_VOCABULARY ? VOCABULARY_FILE_MAX
+                                                   : SMALL_FILE_MAX;
     char where[SOURCE_WHERE_MAX], *text;
     size_t len;
 
     source_where(s, i, where);
-    if (s->json[f->kind] || (f->kind == SOURCE_TEMPLATE && s->text))
+    if (s->json[f->kind] || (f->kind == SOURCE_TEMPLATE && s->text) ||
+        (f->kind == SOURCE_VOCABULARY && s->vocabulary))
         return error_set(err, STATUS_INVALID, "%s: is there twice", where);
     text = source_read_file(f->fd, where, most, &len, err);
     if (!text)
@@ -288,6 +292,12 @@ static int read_text_file(struct source *s, const struct source_file *f, uint32_
     if (f->kind == SOURCE_TEMPLATE) {
         s->text = text;
         s->text_len = len;
+        return 0;
+    }
+    if (f->kind == SOURCE_VOCABULARY) {
+        s->vocabulary = text;
+        s->vocabulary_len = len;
+        s->vocabulary_file = i;
         return 0;
     }
     s->json[f->kind] = source_parse_json(text, len, where, err);
@@ -413,6 +423,7 @@ void source_close(struct source *s)
     if (!s->gguf_borrowed)
         gguf_close(s->gguf);
     free(s->text);
+    free(s->vocabulary);
     free(s->file_names);
     free(s->name);
     free(s);
@@ -433,6 +444,16 @@ const struct gguf *source_gguf(const struct source *s)
 const json_t *source_json(const struct source *s, enum source_kind kind)
 {
     return kind < SOURCE_KIND_COUNT ? s->json[kind] : NULL;
+}
+
+int source_vocabulary(const struct source *s, const char **name, const char **bytes, size_t *len)
+{
+    if (!s->vocabulary)
+        return 1;
+    *name = s->file_names[s->vocabulary_file];
+    *bytes = s->vocabulary;
+    *len = s->vocabulary_len;
+    return 0;
 }
 
 /* tokenizer_config.json has one template, or several with names. */

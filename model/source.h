@@ -3,10 +3,11 @@
  *
  * A source is one GGUF file, or a checkpoint folder as the Hugging Face hub holds them:
  * config.json, model.safetensors (or shards with model.safetensors.index.json) and, where there are
- * some, generation_config.json, tokenizer.json, tokenizer_config.json and chat_template.jinja.  Its
- * list of tensors has the same form for both, so that only those who read names and settings (the
- * architecture table, the tokenizer) need to know which of the two it is: source_gguf() is NULL for
- * a folder, source_json() is NULL for a GGUF file.  Immutable after opening.
+ * some, generation_config.json, tokenizer.json, tokenizer_config.json and chat_template.jinja
+ * (where there is no tokenizer.json: *.tiktoken, tekken.json, tiktoken.model or tokenizer.model).
+ * Its list of tensors has the same form for both, so that only those who read names and settings
+ * (the architecture table, the tokenizer) need to know which of the two it is: source_gguf() is
+ * NULL for a folder, source_json() is NULL for a GGUF file.  Immutable after opening.
  *
  * Reading happens in two steps, since an engine may open no path: source_files_open() opens
  * descriptors, source_open_files() reads what is behind them.
@@ -33,6 +34,7 @@ enum source_kind {
     SOURCE_TOKENIZER,  /* tokenizer.json */
     SOURCE_TOKENIZER_CONFIG, /* tokenizer_config.json */
     SOURCE_TEMPLATE,         /* chat_template.jinja: text */
+    SOURCE_VOCABULARY,       /* in place of tokenizer.json: *.tiktoken, tekken.json, *.model */
     SOURCE_KIND_COUNT
 };
 
@@ -65,7 +67,7 @@ struct source_tensor {
  */
 int source_files_open(const char *path, struct source_files *files, struct error *err);
 void source_files_close(struct source_files *files);
-/* Close what an engine does not read: index, tokenizer.json, template. */
+/* Close what an engine does not read: index, tokenizer.json or vocabulary, template. */
 void source_files_for_engine(struct source_files *files);
 
 /*
@@ -89,6 +91,9 @@ const struct gguf *source_gguf(const struct source *s);
 /* A JSON file's root, always an object; NULL: there is no such file.  Integers beyond 64 bits are
  * reals. */
 const json_t *source_json(const struct source *s, enum source_kind kind);
+/* The vocabulary that stands in for tokenizer.json, as it is, with its file's name; 0 found, 1
+ * none. Both are the source's. */
+int source_vocabulary(const struct source *s, const char **name, const char **bytes, size_t *len);
 /* The chat template: 0 found, 1 none, -1 it is of the wrong type.  *text is the source's and not
  * NUL-terminated. */
 int source_template(const struct source *s, const char **text, size_t *len, struct error *err);

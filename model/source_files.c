@@ -152,6 +152,49 @@ static int add_weights(int dir, const char *path, struct source_files *files, st
     return added < 0 ? -1 : add_shards(dir, path, files, err);
 }
 
+/* A folder's only file of ranks with that ending: *name is NUL-terminated, or empty. */
+static int find_tiktoken(int dir, const char *path, char name[SOURCE_NAME_MAX], struct error *err)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rv = 0;
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *e;
+
+    name[0] = '\0';
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return error_errno(err, "%s", path);
+    }
+    while (rv == 0 && (e = readdir(d))) {
+        if (!ends_with(e->d_name, ".tiktoken") || strlen(e->d_name) >= SOURCE_NAME_MAX)
+            continue;
+        if (name[0])
+            rv = error_set(err, STATUS_INVALID,
+                           "%s: has several .tiktoken files; leave the model's own, or fetch "
+                           "tokenizer.json",
+                           path);
+        else
+            snprintf(name, SOURCE_NAME_MAX, "%s", e->d_name);
+    }
+    closedir(d);
+    return rv;
+}
+
+/* What stands in for tokenizer.json. */
+static int add_vocabulary(int dir, const char *path, struct source_files *files, struct error *err)
+{
+    char tiktoken[SOURCE_NAME_MAX];
+    const char *const names[] = {tiktoken, "tekken.json", "tiktoken.model", "tokenizer.model"};
+    int added = 1;
+
+    if (find_tiktoken(dir, path, tiktoken, err))
+        return -1;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && added > 0; i++)
+        if (names[i][0])
+            added = add_file(dir, path, names[i], SOURCE_VOCABULARY, files, err);
+    return added < 0 ? -1 : 0;
+}
+
 static int open_folder(int dir, const char *path, struct source_files *files, struct error *err)
 {
     for (size_t i = 0; i < sizeof(folder_files) / sizeof(folder_files[0]); i++) {
@@ -159,6 +202,8 @@ static int open_folder(int dir, const char *path, struct source_files *files, st
         int added = add_file(dir, path, f->name, f->kind, files, err);
 
         if (added < 0)
+            return -1;
+        if (added > 0 && f->kind == SOURCE_TOKENIZER && add_vocabulary(dir, path, files, err))
             return -1;
         if (added > 0 && f->kind == SOURCE_CONFIG) {
             if (faccessat(dir, "model.safetensors", F_OK, 0) && faccessat(dir, INDEX_NAME, F_OK, 0))
@@ -252,7 +297,8 @@ void source_files_for_engine(struct source_files *files)
     for (uint32_t i = 0; i < files->count; i++) {
         enum source_kind kind = files->files[i].kind;
 
-        if (kind == SOURCE_INDEX || kind == SOURCE_TOKENIZER || kind == SOURCE_TEMPLATE)
+        if (kind == SOURCE_INDEX || kind == SOURCE_TOKENIZER || kind == SOURCE_TEMPLATE ||
+            kind == SOURCE_VOCABULARY)
             close(files->files[i].fd);
         else if (kept++ != i)
             files->files[kept - 1] = files->files[i];

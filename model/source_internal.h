@@ -12,6 +12,9 @@ struct source {
     json_t *json[SOURCE_KIND_COUNT];
     char *text; /* of chat_template.jinja */
     size_t text_len;
+    char *vocabulary; /* of SOURCE_VOCABULARY */
+    size_t vocabulary_len;
+    uint32_t vocabulary_file;
     struct source_tensor *tensors; /* sorted by name */
     size_t tensor_count, tensor_room;
     char (*file_names)[SOURCE_NAME_MAX];

@@ -41,12 +41,38 @@ struct tokenizer *tokenizer_create_json(const json_t *root, const json_t *config
     return t;
 }
 
+/* SentencePiece's files begin with a piece, a field of bytes with number 1: a newline. */
+static struct tokenizer *create_vocabulary(const struct source *s, const char *file,
+                                           const char *bytes, size_t len, struct error *err)
+{
+    const json_t *config = source_json(s, SOURCE_TOKENIZER_CONFIG);
+    struct tokenizer *t = create_empty(source_name(s), err);
+    int failed;
+
+    if (!t)
+        return NULL;
+    if (len > 0 && bytes[0] == '\n')
+        failed = tokenizer_read_sentencepiece(t, bytes, len, config, "vocabulary", err);
+    else
+        failed = tokenizer_read_ranks(t, bytes, len, source_json(s, SOURCE_CONFIG), config,
+                                      "vocabulary", err);
+    if (!failed)
+        return t;
+    error_wrap(err, "%s: %s", source_name(s), file);
+    tokenizer_destroy(t);
+    return NULL;
+}
+
 struct tokenizer *tokenizer_create(const struct source *s, struct error *err)
 {
     const struct gguf *g = source_gguf(s);
+    const char *file, *bytes;
     struct tokenizer *t;
+    size_t len;
 
     if (!g && !source_json(s, SOURCE_TOKENIZER)) {
+        if (source_vocabulary(s, &file, &bytes, &len) == 0)
+            return create_vocabulary(s, file, bytes, len, err);
         error_set(err, STATUS_NOT_FOUND, "%s: there is no tokenizer.json", source_name(s));
         return NULL;
     }

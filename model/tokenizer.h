@@ -14,8 +14,10 @@
 struct tokenizer;
 
 /*
- * From GGUF's tokenizer.ggml.* keys, or from a folder's tokenizer.json and tokenizer_config.json.
- * UNSUPPORTED names the part that it lacks.  Copies what it needs: s may be closed.
+ * From GGUF's tokenizer.ggml.* keys, or from a folder's tokenizer.json and tokenizer_config.json;
+ * in place of tokenizer.json also from a vocabulary by ranks (NAME.tiktoken, Llama 3's
+ * tokenizer.model, tekken.json) or a SentencePiece model (tokenizer.model).  UNSUPPORTED names the
+ * part that it lacks.  Copies what it needs: s may be closed.
  */
 struct tokenizer *tokenizer_create(const struct source *s, struct error *err);
 /* From the roots of the two files; config may be NULL.  name is for messages. */

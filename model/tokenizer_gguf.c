@@ -66,14 +66,10 @@ static int is_word(const struct gguf_string *s, const char *word)
 }
 
 /* GGUF does not keep which tokens take white space with them: these are those of Phi-3. */
-static unsigned strip_flags(const struct gguf *g, const struct token *token)
+static unsigned strip_flags(const struct token *token)
 {
     static const char *const plain[] = {"<unk>", "<s>", "<|endoftext|>"};
-    struct gguf_string architecture;
 
-    if (gguf_get_string(g, "general.architecture", &architecture, NULL) ||
-        !is_word(&architecture, "phi3"))
-        return 0;
     for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++)
         if (strcmp(token->text, plain[i]) == 0)
             return 0;
@@ -97,7 +93,7 @@ static int add_user_defined(struct tokenizer *t, const struct token *token, uint
 }
 
 /* Control, unknown and user-defined tokens are cut out of the text. */
-static int collect_added(struct tokenizer *t, const struct gguf *g, struct error *err)
+static int collect_added(struct tokenizer *t, int strips, struct error *err)
 {
     const struct vocabulary *v = &t->vocabulary;
     int replaces = v->kind == VOCABULARY_SENTENCEPIECE;
@@ -106,7 +102,7 @@ static int collect_added(struct tokenizer *t, const struct gguf *g, struct error
 
     for (uint32_t i = 0; i < v->count && rv == 0; i++) {
         const struct token *token = &v->tokens[i];
-        unsigned flags = replaces ? strip_flags(g, token) : 0;
+        unsigned flags = strips ? strip_flags(token) : 0;
 
         if (token->type == TOKEN_CONTROL || token->type == TOKEN_UNKNOWN)
             rv = added_add(&t->added, token->text, token->text_len, i, flags | ADDED_SPECIAL, err);
@@ -118,7 +114,7 @@ static int collect_added(struct tokenizer *t, const struct gguf *g, struct error
     regex_match_destroy(match);
     added_complete(&t->added);
     added_complete(&t->normalized);
-    return rv ? error_wrap(err, "%s", g->name) : 0;
+    return rv;
 }
 
 static int read_byte_level(struct tokenizer *t, const struct gguf *g, struct error *err)
@@ -135,8 +131,10 @@ static int read_byte_level(struct tokenizer *t, const struct gguf *g, struct err
         (family.nfc && normalizer_add_nfc(t->normalizer, err)))
         return error_wrap(err, "%s", g->name);
     if (vocabulary_read(&t->vocabulary, VOCABULARY_BYTE_LEVEL, g, err) ||
-        bpe_read_merges(&t->bpe, &t->vocabulary, g, err) || collect_added(t, g, err))
+        bpe_read_merges(&t->bpe, &t->vocabulary, g, err))
         return -1;
+    if (collect_added(t, 0, err))
+        return error_wrap(err, "%s", g->name);
     t->bpe.ignores_merges = family.ignores_merges;
     return read_settings(t, g, family.wants_bos, err);
 }
@@ -145,18 +143,11 @@ static int read_byte_level(struct tokenizer *t, const struct gguf *g, struct err
  * SentencePiece's BPE.  The space before a text goes before every part of it that begins behind a
  * control token, as the family's tokenizer.json and llama.cpp have it.
  */
-static int read_sentencepiece(struct tokenizer *t, const struct gguf *g, struct error *err)
+int tokenizer_finish_sentencepiece(struct tokenizer *t, int prefix, int phi3, struct error *err)
 {
-    int prefix = 1;
-
-    if (gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &prefix, err) < 0 ||
-        refuse_flag(g, "tokenizer.ggml.remove_extra_whitespaces", err) ||
-        vocabulary_read(&t->vocabulary, VOCABULARY_SENTENCEPIECE, g, err) ||
-        bpe_read_scores(&t->bpe, &t->vocabulary, g, err) || read_settings(t, g, 1, err))
-        return -1;
     /* User-defined tokens are normalized without the space before a text. */
     if (normalizer_add_replace(t->normalizer, " ", SENTENCEPIECE_SPACE, err) ||
-        collect_added(t, g, err) ||
+        collect_added(t, phi3, err) ||
         (prefix && normalizer_add_prepend(t->normalizer, SENTENCEPIECE_SPACE, err)))
         return -1;
     t->strip = prefix ? STRIP_SPACE : STRIP_NOTHING;
@@ -165,6 +156,22 @@ static int read_sentencepiece(struct tokenizer *t, const struct gguf *g, struct 
     t->bpe.fuses_unknown = 1;
     t->bpe.unknown = t->unk >= 0 ? (uint32_t)t->unk : NO_TOKEN;
     return 0;
+}
+
+static int read_sentencepiece(struct tokenizer *t, const struct gguf *g, struct error *err)
+{
+    struct gguf_string architecture;
+    int prefix = 1, phi3;
+
+    if (gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &prefix, err) < 0 ||
+        refuse_flag(g, "tokenizer.ggml.remove_extra_whitespaces", err) ||
+        vocabulary_read(&t->vocabulary, VOCABULARY_SENTENCEPIECE, g, err) ||
+        bpe_read_scores(&t->bpe, &t->vocabulary, g, err) || read_settings(t, g, 1, err))
+        return -1;
+    phi3 = gguf_get_string(g, "general.architecture", &architecture, NULL) == 0 &&
+           is_word(&architecture, "phi3");
+    return tokenizer_finish_sentencepiece(t, prefix, phi3, err) ? error_wrap(err, "%s", g->name)
+                                                                : 0;
 }
 
 int tokenizer_read_gguf(struct tokenizer *t, const struct gguf *g, struct error *err)

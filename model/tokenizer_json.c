@@ -6,71 +6,33 @@
 #include <string.h>
 
 #include "model/json_member.h"
+#include "model/token_entries.h"
 #include "model/tokenizer_parts.h"
 
-#define IDS_MAX (1 << 22)
-
 /* The vocabulary: the model's, and the added tokens behind or among it */
-
-struct entries {
-    struct gguf_string *texts;
-    int64_t *types;
-    uint64_t count;
-};
-
-/* The number of a token, -1 (CORRUPT) if it is none. */
-static int64_t read_number(const json_t *number, const char *text, struct error *err)
-{
-    if (json_is_integer(number) && json_integer_value(number) >= 0 &&
-        json_integer_value(number) < IDS_MAX)
-        return json_integer_value(number);
-    return error_set(err, STATUS_CORRUPT, "token \"%.64s\" has no number below %d", text, IDS_MAX);
-}
-
-static int put_entry(struct entries *e, int64_t id, const char *text, size_t len, int64_t type,
-                     struct error *err)
-{
-    struct gguf_string *there = &e->texts[id];
-
-    if (there->len > 0 && (there->len != len || memcmp(there->data, text, len) != 0))
-        return error_set(err, STATUS_CORRUPT, "number %" PRId64 " is that of two tokens", id);
-    *there = (struct gguf_string){text, len};
-    e->types[id] = type;
-    return 0;
-}
 
 /* How many numbers there are: the greatest one and one more. */
 static int count_entries(const json_t *vocab, const json_t *added, uint64_t *count,
                          struct error *err)
 {
-    const json_t *number, *token;
+    const json_t *number;
     const char *text;
-    size_t i;
 
     *count = json_array_size(vocab);
     json_object_foreach((json_t *)vocab, text, number)
     {
-        int64_t id = read_number(number, text, err);
+        int64_t id = token_entries_number(number, text, err);
 
         if (id < 0)
             return -1;
         if ((uint64_t)id >= *count)
             *count = (uint64_t)id + 1;
     }
-    json_array_foreach((json_t *)added, i, token)
-    {
-        int64_t id = read_number(member_of(token, "id"), "of added_tokens", err);
-
-        if (id < 0)
-            return -1;
-        if ((uint64_t)id >= *count)
-            *count = (uint64_t)id + 1;
-    }
-    return 0;
+    return token_entries_count_added(added, count, err);
 }
 
 /* A unigram model's list of [text, score]. */
-static int fill_list(struct entries *e, const json_t *vocab, struct error *err)
+static int fill_list(struct token_entries *e, const json_t *vocab, struct error *err)
 {
     const json_t *pair;
     size_t i;
@@ -79,64 +41,45 @@ static int fill_list(struct entries *e, const json_t *vocab, struct error *err)
     {
         const char *text = json_string_value(json_array_get(pair, 0));
 
-        if (!text || i >= IDS_MAX)
+        if (!text || i >= TOKEN_IDS_MAX)
             return error_set(err, STATUS_INVALID, "token %zu is no text with a score", i);
-        if (put_entry(e, (int64_t)i, text, strlen(text), TOKEN_NORMAL, err))
+        if (token_entries_put(e, (int64_t)i, text, strlen(text), TOKEN_NORMAL, err))
             return -1;
     }
     return 0;
 }
 
-static int fill_entries(struct entries *e, const json_t *vocab, const json_t *added,
+static int fill_entries(struct token_entries *e, const json_t *vocab, const json_t *added,
                         struct error *err)
 {
-    const json_t *number, *token;
+    const json_t *number;
     const char *text;
-    size_t i;
 
-    for (i = 0; i < e->count; i++) {
-        e->texts[i].data = "";
-        e->types[i] = TOKEN_UNUSED;
-    }
     if (fill_list(e, vocab, err))
         return -1;
     json_object_foreach((json_t *)vocab, text, number)
     {
-        if (put_entry(e, json_integer_value(number), text, strlen(text), TOKEN_NORMAL, err))
+        if (token_entries_put(e, json_integer_value(number), text, strlen(text), TOKEN_NORMAL, err))
             return -1;
     }
-    json_array_foreach((json_t *)added, i, token)
-    {
-        int special = 0;
-
-        text = member_string(token, "content", NULL, err);
-        if (!text || member_bool(token, "special", &special, err) ||
-            put_entry(e, json_integer_value(member_of(token, "id")), text, strlen(text),
-                      special ? TOKEN_CONTROL : TOKEN_USER_DEFINED, err))
-            return -1;
-    }
-    return 0;
+    return token_entries_put_added(e, added, err);
 }
 
 static int read_vocabulary(struct tokenizer *t, const json_t *vocab, const json_t *added,
                            const char *name, struct error *err)
 {
-    struct entries e = {NULL, NULL, 0};
+    struct token_entries e = {NULL, NULL, 0};
+    uint64_t count;
     int rv = -1;
 
-    if (count_entries(vocab, added, &e.count, err))
+    if (count_entries(vocab, added, &count, err))
         return -1;
-    e.texts = calloc(e.count + 1, sizeof(*e.texts));
-    e.types = calloc(e.count + 1, sizeof(*e.types));
-    if (!e.texts || !e.types)
-        error_set(err, STATUS_NOMEM, "no memory for the vocabulary");
-    else if (fill_entries(&e, vocab, added, err) == 0)
+    if (token_entries_create(&e, count, err) == 0 && fill_entries(&e, vocab, added, err) == 0)
         rv = vocabulary_build(&t->vocabulary,
                               pretokenizer_is_byte_level(t->pre) ? VOCABULARY_BYTE_LEVEL
                                                                  : VOCABULARY_SENTENCEPIECE,
                               name, e.texts, e.types, e.count, err);
-    free(e.texts);
-    free(e.types);
+    token_entries_free(&e);
     return rv;
 }
 
@@ -368,7 +311,7 @@ static int collect_one(struct tokenizer *t, const json_t *token, struct bytes *b
     return added_add(&t->normalized, text, len, id, set, err);
 }
 
-static int collect_added(struct tokenizer *t, const json_t *added, struct error *err)
+int tokenizer_read_added(struct tokenizer *t, const json_t *added, struct error *err)
 {
     struct regex_match *match = regex_match_create(err);
     struct bytes buffer = {NULL, 0, 0};
@@ -489,7 +432,7 @@ static int read_special(const struct tokenizer *t, const json_t *config, const c
     return 0;
 }
 
-static int read_config(struct tokenizer *t, const json_t *config, struct error *err)
+int tokenizer_read_config(struct tokenizer *t, const json_t *config, struct error *err)
 {
     int adds_bos = 0;
 
@@ -517,11 +460,11 @@ static int read_all(struct tokenizer *t, const json_t *root, const json_t *confi
 
     if ((normalizer && normalizer_add_json(t->normalizer, normalizer, err)) ||
         (pre && pretokenizer_add_json(t->pre, pre, err)) || read_model(t, root, name, err) ||
-        collect_added(t, member_of(root, "added_tokens"), err) ||
+        tokenizer_read_added(t, member_of(root, "added_tokens"), err) ||
         (post && read_post(t, post, 0, err)) ||
         tokenizer_read_decoder(t, member_of(root, "decoder"), err))
         return -1;
-    return read_config(t, config, err);
+    return tokenizer_read_config(t, config, err);
 }
 
 int tokenizer_read_json(struct tokenizer *t, const json_t *root, const json_t *config,

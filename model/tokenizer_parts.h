@@ -38,7 +38,22 @@ struct tokenizer {
 int tokenizer_read_gguf(struct tokenizer *t, const struct gguf *g, struct error *err);
 int tokenizer_read_json(struct tokenizer *t, const json_t *root, const json_t *config,
                         const char *name, struct error *err);
-/* Of the latter, with the model read: sets strip, refuses what does not undo the pre-tokenizer. */
+/* A vocabulary by ranks: lines of a token in base64 and its rank, or tekken.json.  settings is
+ * config.json, config tokenizer_config.json; either may be NULL. */
+int tokenizer_read_ranks(struct tokenizer *t, const char *text, size_t len, const json_t *settings,
+                         const json_t *config, const char *name, struct error *err);
+/* A SentencePiece model (tokenizer.model). */
+int tokenizer_read_sentencepiece(struct tokenizer *t, const char *bytes, size_t len,
+                                 const json_t *config, const char *name, struct error *err);
+
+/* Parts of them, with the vocabulary there.  Added tokens: a list as tokenizer.json's. */
+int tokenizer_read_added(struct tokenizer *t, const json_t *added, struct error *err);
+/* Special tokens and prefix as tokenizer_config.json has them, in place of those of t. */
+int tokenizer_read_config(struct tokenizer *t, const json_t *config, struct error *err);
+/* SentencePiece's BPE with its vocabulary and prefix read; prefix: a space goes before a text. */
+int tokenizer_finish_sentencepiece(struct tokenizer *t, int prefix, int phi3, struct error *err);
+/* Of tokenizer.json, with the model read: sets strip, refuses what does not undo the pre-tokenizer.
+ */
 int tokenizer_read_decoder(struct tokenizer *t, const json_t *decoder, struct error *err);
 
 #endif

@@ -22,13 +22,13 @@ static int is_own_letter(unsigned byte)
 }
 
 /* A byte's character is itself (as Latin-1) if that is printable, else the next one from U+0100. */
-static void make_letters(struct vocabulary *v)
+void vocabulary_alphabet(char letters[256][3])
 {
     unsigned next = 0x100;
 
     for (unsigned byte = 0; byte < 256; byte++) {
         unsigned code = is_own_letter(byte) ? byte : next++;
-        char *letter = v->letters[byte];
+        char *letter = letters[byte];
 
         if (code < 0x80) {
             letter[0] = (char)code;
@@ -117,12 +117,20 @@ static uint32_t decode_sentencepiece(const char *text, uint32_t len, char *out)
 
 /* By text */
 
+/* Eight bytes at a time, each mixed by a multiplication (the constant is splitmix64's). */
 static uint64_t hash_text(const char *text, size_t len)
 {
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, then a mix for the low bits */
+    uint64_t h = len * 0x9e3779b97f4a7c15u, word;
 
+    for (; len >= sizeof(word); text += sizeof(word), len -= sizeof(word)) {
+        memcpy(&word, text, sizeof(word));
+        h = (h ^ word) * 0xbf58476d1ce4e5b9u;
+        h ^= h >> 32;
+    }
+    word = 0;
     for (size_t i = 0; i < len; i++)
-        h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
+        word = word << 8 | (unsigned char)text[i];
+    h = (h ^ word) * 0x94d049bb133111ebu;
     return h ^ h >> 29;
 }
 
@@ -279,7 +287,7 @@ int vocabulary_build(struct vocabulary *v, enum vocabulary_kind kind, const char
 
     memset(v, 0, sizeof(*v));
     v->kind = kind;
-    make_letters(v);
+    vocabulary_alphabet(v->letters);
     if (check_texts(name, texts, count, &bytes, err) ||
         check_types(v, name, texts, types, count, err))
         return -1;

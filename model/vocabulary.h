@@ -57,6 +57,9 @@ int vocabulary_read(struct vocabulary *v, enum vocabulary_kind kind, const struc
                     struct error *err);
 void vocabulary_free(struct vocabulary *v);
 
+/* GPT-2's alphabet: each byte's character, NUL-terminated. */
+void vocabulary_alphabet(char letters[256][3]);
+
 /* The token of this text; NO_TOKEN if there is none. */
 uint32_t vocabulary_find(const struct vocabulary *v, const char *text, size_t len);
 

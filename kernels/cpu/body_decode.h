@@ -115,6 +115,38 @@ VEC_FN void load_q5_k(v8 w[4], const uint8_t *row, size_t g)
     scale_k(w, b, s);
 }
 
+VEC_FN void load_q2_k(v8 w[4], const uint8_t *row, size_t g)
+{
+    const uint8_t *b = row + 84 * (g / 8);
+    uint32_t s = g % 8;
+    v8 d = v_half(b + 80), dmin = v_half(b + 82);
+
+    b_floats(w, b_shift_mask(b_load(b + 16 + s / 4 * 32), s % 4 * 2, 3));
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        int scale = b[2 * s + (uint32_t)i / 2];
+        w[i] = v_fma(w[i], v_mul(d, v_set((float)(scale & 15))),
+                     v_mul(dmin, v_set(-(float)(scale >> 4))));
+    }
+}
+
+VEC_FN void load_q3_k(v8 w[4], const uint8_t *row, size_t g)
+{
+    const uint8_t *b = row + 110 * (g / 8), *p = b + 96;
+    uint32_t s = g % 8;
+    b32 low = b_shift_mask(b_load(b + 32 + s / 4 * 32), s % 4 * 2, 3);
+    b32 third = b_shift_mask(b_load(b), s, 1);
+    v8 d = v_half(b + 108);
+
+    b_floats(w, b_or(low, b_shift_mask(b_join(third, third), 2, 4)));
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        uint32_t sub = 2 * s + (uint32_t)i / 2;
+        int scale = (p[sub % 8] >> (sub / 8 * 4) & 15) | (p[8 + sub % 4] >> (sub / 4 * 2) & 3) << 4;
+        w[i] = v_mul(v_sub(w[i], v_set(4)), v_mul(d, v_set((float)(scale - 32))));
+    }
+}
+
 VEC_FN void load_q6_k(v8 w[4], const uint8_t *row, size_t g)
 {
     const uint8_t *b = row + 210 * (g / 8);

@@ -88,6 +88,8 @@ CODEC(q4_1)
 CODEC(q5_0)
 CODEC(q5_1)
 CODEC(q8_0)
+CODEC(q2_k)
+CODEC(q3_k)
 CODEC(q4_k)
 CODEC(q5_k)
 CODEC(q6_k)
@@ -106,8 +108,9 @@ static const struct codec *codec(enum dtype dtype)
     static const struct codec codecs[] = {
         [DTYPE_F32] = ENTRY(f32),   [DTYPE_F16] = ENTRY(f16),   [DTYPE_BF16] = ENTRY(bf16),
         [DTYPE_Q4_0] = ENTRY(q4_0), [DTYPE_Q4_1] = ENTRY(q4_1), [DTYPE_Q5_0] = ENTRY(q5_0),
-        [DTYPE_Q5_1] = ENTRY(q5_1), [DTYPE_Q8_0] = ENTRY(q8_0), [DTYPE_Q4_K] = ENTRY(q4_k),
-        [DTYPE_Q5_K] = ENTRY(q5_k), [DTYPE_Q6_K] = ENTRY(q6_k),
+        [DTYPE_Q5_1] = ENTRY(q5_1), [DTYPE_Q8_0] = ENTRY(q8_0), [DTYPE_Q2_K] = ENTRY(q2_k),
+        [DTYPE_Q3_K] = ENTRY(q3_k), [DTYPE_Q4_K] = ENTRY(q4_k), [DTYPE_Q5_K] = ENTRY(q5_k),
+        [DTYPE_Q6_K] = ENTRY(q6_k),
     };
 #undef ENTRY
     return &codecs[dtype];

@@ -256,8 +256,91 @@ struct q8_0_codec {
     }
 };
 
-/* ---- Q4_K, Q5_K, Q6_K: a superblock of 256 is a step -------------------------------------------
+/* ---- Q2_K, Q3_K, Q4_K, Q5_K, Q6_K: a superblock of 256 is a step -------------------------------
  */
+
+/* Four bytes of pairs a lane, of which it uses two neighbours: groups of 32 columns, 32 apart. */
+struct q2_k_codec {
+    enum : uint32_t { GAP = 32 };
+    struct raw {
+        uint32_t quants, scale, s0, s1; /* scale: d, and dmin in the high half */
+    };
+    FN uint32_t first(uint32_t lane)
+    {
+        return lane / 8 * 64 + lane % 8 * 4;
+    }
+    FN raw load(const uint8_t *row, size_t step, uint32_t lane, uint32_t cols, bool aligned,
+                bool inside)
+    {
+        const uint8_t *b = row + step * 84;
+        const uint8_t *s = b + first(lane) / 16;
+        (void)aligned;
+        if (!inside && step >= cols / 256)
+            return {0, 0, 0, 0};
+        return {load32(b + 16 + lane / 16 * 32 + lane % 8 * 4), load32(b + 80), __ldg(s),
+                __ldg(s + 2)};
+    }
+    FN void decode(float w[8], const raw &r, uint32_t lane)
+    {
+        uint32_t at = lane / 8 % 2 * 4;
+        uint32_t low = r.quants >> at & 0x03030303u, high = r.quants >> (at + 2) & 0x03030303u;
+        float d = half_bits(r.scale & 0xffff), dmin = half_bits(r.scale >> 16);
+        float dl = d * (float)(r.s0 & 15), ml = -dmin * (float)(r.s0 >> 4);
+        float dh = d * (float)(r.s1 & 15), mh = -dmin * (float)(r.s1 >> 4);
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            w[i] = fmaf(byte_at(low, i, 0), dl, ml);
+            w[4 + i] = fmaf(byte_at(high, i, 0), dh, mh);
+        }
+    }
+};
+
+/* As q2_k, with third bits. */
+struct q3_k_codec {
+    enum : uint32_t { GAP = 32 };
+    struct raw {
+        uint32_t quants, thirds, scale;
+        uint32_t s; /* bytes with the two scales' low bits, then high bits */
+    };
+    FN uint32_t first(uint32_t lane)
+    {
+        return q2_k_codec::first(lane);
+    }
+    FN raw load(const uint8_t *row, size_t step, uint32_t lane, uint32_t cols, bool aligned,
+                bool inside)
+    {
+        const uint8_t *b = row + step * 110;
+        uint32_t sub = first(lane) / 16; /* sub % 4 is 0 or 1 */
+        const uint8_t *low = b + 96 + sub % 8, *high = b + 104 + sub % 4;
+        (void)aligned;
+        if (!inside && step >= cols / 256)
+            return {0, 0, 0, 0};
+        return {load32by16(b + 32 + lane / 16 * 32 + lane % 8 * 4), load32by16(b + lane % 8 * 4),
+                load16(b + 108),
+                (uint32_t)__ldg(low) | (uint32_t)__ldg(low + 2) << 8 | (uint32_t)__ldg(high) << 16 |
+                    (uint32_t)__ldg(high + 2) << 24};
+    }
+    /* Of the group in the low or the high place. */
+    FN float scale(const raw &r, uint32_t lane, uint32_t place)
+    {
+        uint32_t low = r.s >> (8 * place + lane / 16 * 4) & 15;
+        uint32_t high = r.s >> (16 + 8 * place + lane / 8 * 2) & 3;
+        return half_bits(r.scale) * (float)((int)(low | high << 4) - 32);
+    }
+    FN void decode(float w[8], const raw &r, uint32_t lane)
+    {
+        uint32_t at = lane / 8 % 2 * 4, group = lane / 8 * 2;
+        uint32_t low = (r.quants >> at & 0x03030303u) | (r.thirds >> group & 0x01010101u) << 2;
+        uint32_t high =
+            (r.quants >> (at + 2) & 0x03030303u) | (r.thirds >> (group + 1) & 0x01010101u) << 2;
+        float dl = scale(r, lane, 0), dh = scale(r, lane, 1);
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            w[i] = byte_at(low, i, 4) * dl;
+            w[4 + i] = byte_at(high, i, 4) * dh;
+        }
+    }
+};
 
 /* Four bytes of nibbles a lane: sub-block 2 (lane / 8) in the low ones, the next in the high. */
 template <bool FIFTH> struct k_codec {
@@ -369,6 +452,10 @@ template <template <class> class F, class... A> void with_codec(enum dtype dtype
         return F<nibble_codec<true, true>>::run(args...);
     case DTYPE_Q8_0:
         return F<q8_0_codec>::run(args...);
+    case DTYPE_Q2_K:
+        return F<q2_k_codec>::run(args...);
+    case DTYPE_Q3_K:
+        return F<q3_k_codec>::run(args...);
     case DTYPE_Q4_K:
         return F<k_codec<false>>::run(args...);
     case DTYPE_Q5_K:

@@ -1,5 +1,5 @@
 /*
- * safetensors_fuzz.c - libFuzzer target: bytes as a checkpoint's weights, or as its JSON
+ * safetensors_fuzz.c - libFuzzer target: bytes as a checkpoint's weights, JSON or vocabulary
  *
  * The first byte picks the file that the rest is; the other files are plain.  Whatever opens keeps
  * its tensors inside of the file, and goes on to the architecture table and the tokenizer.
@@ -9,7 +9,8 @@
  *         -ljansson -lpcre2-8 -lutf8proc -lm
  *     ./safetensors_fuzz -max_len=4096 CORPUS
  *
- * A seed is a small file of a checkpoint folder behind a byte of enum source_kind.
+ * A seed is a small file of a checkpoint folder behind a byte of enum source_kind
+ * (safetensors_corpus: vocabularies).
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -49,12 +50,34 @@ static void check_source(const struct source *s, size_t len)
         abort(); /* keeps the reads */
 }
 
+static void use_tokenizer(const struct tokenizer *t)
+{
+    static const char text[] = " The  quick<s>brown\n\nf\xc3\xb6x [INST]12\xe2\x96\x81";
+    struct detokenizer d = {.pending_len = 0};
+    struct token_list list = {NULL, 0, 0};
+    size_t room = tokenizer_bytes_max(t) + 8;
+    char *out = malloc(room);
+
+    if (!out)
+        abort();
+    tokenizer_encode(t, text, sizeof(text) - 1, TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_BOS, &list,
+                     NULL);
+    tokenizer_encode(t, text, sizeof(text) - 1, 0, &list, NULL);
+    for (size_t i = 0; i < list.count; i++)
+        if (list.tokens[i] >= tokenizer_vocabulary(t) ||
+            detokenizer_push(&d, t, list.tokens[i], out, room) > room)
+            abort();
+    free(list.tokens);
+    free(out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static const char none[] = "\x02\0\0\0\0\0\0\0{}";
     enum source_kind kind;
     struct arch arch;
     struct source_files files = {.count = 2};
+    struct tokenizer *t;
     struct source *s;
 
     if (len == 0)
@@ -79,7 +102,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         return 0;
     check_source(s, kind == SOURCE_WEIGHTS ? len : sizeof(none) - 1);
     arch_read(&arch, s, NULL);
-    tokenizer_destroy(tokenizer_create(s, NULL));
+    t = tokenizer_create(s, NULL);
+    if (t)
+        use_tokenizer(t);
+    tokenizer_destroy(t);
     source_close(s);
     return 0;
 }

@@ -279,6 +279,7 @@ static void test_gguf(void **state)
         check_model(file, names[i]);
     }
     check_model("phi3.gguf", "phi3-short");
+    check_model("q2-q3-k.gguf", "q2-q3-k");
 }
 
 /* Pages that no later token sees are given back: all layers of a model with windows alone, the

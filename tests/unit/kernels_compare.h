@@ -116,6 +116,12 @@ static inline void random_half(uint8_t *p, uint64_t *state)
     memcpy(p, &h, sizeof(h));
 }
 
+/* Where a block's first float16 lies. */
+static inline uint32_t first_half(enum dtype dtype)
+{
+    return dtype == DTYPE_Q2_K ? 80 : dtype == DTYPE_Q3_K ? 108 : dtype == DTYPE_Q6_K ? 208 : 0;
+}
+
 /* Random stored rows: random quants, scales of ordinary size. */
 static inline struct weight random_weight(enum dtype dtype, uint32_t rows, uint32_t cols,
                                           uint64_t *state)
@@ -133,13 +139,13 @@ static inline struct weight random_weight(enum dtype dtype, uint32_t rows, uint3
             memcpy(data + i, &f, sizeof(f));
         else if (dtype == DTYPE_BF16)
             memcpy(data + i, (char *)&f + 2, 2);
-        else if (dtype == DTYPE_Q6_K)
-            random_half(data + i + 208, state);
         else
-            random_half(data + i, state);
+            random_half(data + i + first_half(dtype), state);
         if (dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q4_K ||
             dtype == DTYPE_Q5_K)
             random_half(data + i + 2, state);
+        if (dtype == DTYPE_Q2_K)
+            random_half(data + i + 82, state);
     }
     return (struct weight){.data = data, .dtype = dtype, .rows = rows, .cols = cols};
 }

@@ -4,8 +4,8 @@
 #include "tests/unit/kernels_compare.h"
 
 static const enum dtype dtypes[] = {
-    DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0,
-    DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
+    DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
+    DTYPE_Q8_0, DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
 };
 #define DTYPE_COUNT (sizeof(dtypes) / sizeof(dtypes[0]))
 #define ROWS_MAX    33u
@@ -28,6 +28,8 @@ static void test_row_bytes(void **state)
     assert_int_equal(dtype_row_bytes(DTYPE_F32, 7), 28);
     assert_int_equal(dtype_row_bytes(DTYPE_Q4_1, 576), 360);
     assert_int_equal(dtype_row_bytes(DTYPE_Q8_0, 576), 612);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q2_K, 512), 168);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q3_K, 512), 220);
     assert_int_equal(dtype_row_bytes(DTYPE_Q6_K, 512), 420);
     assert_int_equal(dtype_row_bytes(DTYPE_Q4_0, 33), 0);
     assert_int_equal(dtype_row_bytes(DTYPE_Q4_K, 576), 0);

@@ -8,7 +8,8 @@ Each NAME/ is a checkpoint with random weights (seed: the family's place in FAMI
 what the family has: groups of heads, windows shorter than the prompt, ropes stretched beyond their
 original length.  Weights are rounded to the stored type first; transformers computes in float32 with
 its eager attention.  NAME.gguf holds the same tensors under GGUF's names, as the ggml project's
-converter lays them out, and shares NAME.golden.
+converter lays them out, and shares NAME.golden.  q2-q3-k.gguf has random blocks of the types that
+models of 2 and 3 bits a weight are mixed of, which the gguf package decodes for transformers.
 
 NAME.golden, lines: `# versions`; `c N` the context to serve; `p t...` the prompt; `a t:logit...` the
 highest logit of each position; `l P logit...` all logits of position P.
@@ -79,6 +80,10 @@ FAMILIES = [
                                         moe_intermediate_size=24, norm_topk_prob=False,
                                         mlp_only_layers=[1]), "bf16", False, "new"),
 ]
+# Matrices of the quantized file; the others are Q2_K.
+QUANTIZED = dict(hidden_size=256, intermediate_size=256, num_hidden_layers=1, head_dim=64,
+                 num_key_value_heads=1, tie_word_embeddings=True)
+THREE_BITS = ("v_proj", "down_proj", "embed_tokens")
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
@@ -195,7 +200,35 @@ def gguf_tensors(state, arch, c):
     yield from experts.items()
 
 
-def write_gguf(path, cls, model, dtype):
+def random_blocks(rng, kind, shape, deviation):
+    """Rows of random blocks whose weights lie around 0, about `deviation` wide."""
+    _, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = rng.integers(0, 256, (shape[0], shape[1] // 256, size), dtype=numpy.uint8)
+    q2 = kind == gguf.GGMLQuantizationType.Q2_K
+    d = deviation * rng.uniform(0.7, 1.3, raw.shape[:2]) / (13.7 if q2 else 42.6)
+    fields = {80: d, 82: 1.5 * d} if q2 else {108: d}
+    for at, values in fields.items():
+        raw[:, :, at:at + 2] = values.astype(numpy.float16)[..., None].view(numpy.uint8)
+    return raw.reshape(shape[0], -1)
+
+
+def quantize(model, seed):
+    """Random blocks for the model's matrices, which become what they decode to: {name: (type, rows)}."""
+    rng, blocks = numpy.random.default_rng(seed), {}
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:
+                continue
+            kind = (gguf.GGMLQuantizationType.Q3_K if any(t in name for t in THREE_BITS)
+                    else gguf.GGMLQuantizationType.Q2_K)
+            wide = 1 if "embed_tokens" in name else 1.5 / math.sqrt(p.shape[-1])
+            raw = random_blocks(rng, kind, p.shape, wide)
+            blocks[gguf_name(name, "qwen3")] = kind, raw
+            p.copy_(torch.from_numpy(gguf.quants.dequantize(raw, kind)))
+    return blocks
+
+
+def write_gguf(path, cls, model, dtype, blocks={}):
     c, arch = model.config, GGUF_ARCH[cls]
     w = gguf.GGUFWriter(path, arch)
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
@@ -253,7 +286,10 @@ def write_gguf(path, cls, model, dtype):
              if not (k == "lm_head.weight" and c.tie_word_embeddings)}
     for name, t in [*gguf_tensors(state, arch, c), *extra.items()]:
         a = t.contiguous().numpy().astype(numpy.float32)
-        if a.ndim == 1 or dtype == "f32" or name.endswith("gate_inp.weight"):
+        if name in blocks:
+            kind, raw = blocks[name]
+            w.add_tensor(name, raw, raw_dtype=kind)
+        elif a.ndim == 1 or dtype == "f32" or name.endswith("gate_inp.weight"):
             w.add_tensor(name, a)
         else:
             raw = (a.view(numpy.uint32) >> 16).astype(numpy.uint16)
@@ -288,6 +324,21 @@ def main():
         if form == "old":
             old_config(os.path.join(name, "config.json"), cls)
         print(name)
+    write_quantized("q2-q3-k", len(FAMILIES) + 1)
+
+
+def write_quantized(name, seed):
+    torch.manual_seed(seed)
+    config = transformers.Qwen3Config(**{**COMMON, **QUANTIZED})
+    model = transformers.Qwen3ForCausalLM._from_config(
+        config, attn_implementation="eager", dtype=torch.float32).eval()
+    fill(model, "Qwen3", torch.float32)
+    blocks = quantize(model, seed)
+    rng = random.Random(seed)
+    golden(name + ".golden", model, config.max_position_embeddings,
+           [rng.randrange(3, config.vocab_size) for _ in range(PROMPT)])
+    write_gguf(name + ".gguf", "Qwen3", model, "f32", blocks)
+    print(name)
 
 
 if __name__ == "__main__":
