@@ -66,6 +66,18 @@ static int set_size(const char *text, void *field, struct error *err)
     return 0;
 }
 
+/* A size, or none at all. */
+static int set_cache(const char *text, void *field, struct error *err)
+{
+    uint64_t bytes;
+    if (config_parse_size(text, &bytes, err))
+        return -1;
+    if (bytes > 1ull << 46)
+        return error_set(err, STATUS_INVALID, "\"%s\" is more than 64T", text);
+    *(uint64_t *)field = bytes;
+    return 0;
+}
+
 static int set_time(const char *text, void *field, struct error *err)
 {
     int64_t us;
@@ -188,6 +200,7 @@ struct key {
 static const struct key scalar_keys[] = {
     {"ClusterName", OFFSET(config, cluster), set_name, 0},
     {"Engine", OFFSET(config, engine), set_path, 0},
+    {"HostCache", OFFSET(config, host_cache), set_cache, 0},
     {"Identity", OFFSET(config, identity), set_identity, 0},
     {"Listen", OFFSET(config, listen), set_listen, 0},
     {"LocalUsers", OFFSET(config, local_users), set_yes, 0},
@@ -359,6 +372,7 @@ static int set_defaults(struct config *c, struct error *err)
     c->identity = IDENTITY_SLURM;
     c->turn_us = 250000;
     c->wait_max_us = 3600ll * 1000000;
+    c->host_cache = (uint64_t)sysconf(_SC_PHYS_PAGES) / 2 * (uint64_t)sysconf(_SC_PAGESIZE);
     return set_text("local", &c->cluster, err) || set_text(host, &c->node, err) ||
                    set_text(LOCALSTATEDIR "/lib/modelpool", &c->state_dir, err) ||
                    set_text(RUNSTATEDIR "/modelpool", &c->run_dir, err) ||

@@ -56,6 +56,8 @@ struct config {
     int local_users; /* LocalUsers=yes|no, default yes */
     enum config_identity identity; /* Identity=slurm|none, default slurm */
     char *scheduler;               /* Scheduler=rr */
+    uint64_t host_cache; /* HostCache=, default half of the host's memory: weights that wait for a
+                          * GPU, of all instances of the node together */
     int64_t turn_us;     /* TurnTime=, default 0.25 s: the longest turn while others wait */
     int64_t wait_max_us; /* WaitMax=, default 1 h: ceiling of --model-wait */
     struct config_model *models;
