@@ -1,51 +1,72 @@
-/* bench.c - modelpool bench: what this node's GPU can do; modelpool-engine measures it */
+/* bench.c - modelpool bench: what this node can do; modelpool-engine measures it */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
 
-#define USAGE "modelpool bench [--gpu=N] [--json] limits|matmul"
+#define USAGE "modelpool bench limits|matmul|engine|switch [OPTION...]"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
-    "and maps memory.  matmul: how near the engine's own products come to that.  A table of\n"     \
-    "medians; --json prints every sample, with the machine and the driver.  Nothing else should\n" \
-    "run on the GPU meanwhile.  The daemon is not asked.\n"
-#define ENGINE LIBEXECDIR "/modelpool-engine"
+    "and maps memory.  matmul: how near the engine's own products come to that.  engine: how "     \
+    "fast\n"                                                                                       \
+    "an engine decodes and reads prompts, with random weights of a shape.  switch: how fast it\n"  \
+    "goes from one model to another.  A table of medians; --json prints every sample, with the\n"  \
+    "machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is not\n"  \
+    "asked.\n"                                                                                     \
+    "  --gpu=N --json --device=cpu|cuda --precision=exact|fast --shape=NAME --dtype=TYPE\n"        \
+    "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N\n"
+#define ENGINE        LIBEXECDIR "/modelpool-engine"
+#define ARG_MAX_COUNT 32
 
+/* Whether the engine has such an option; it checks the value by itself. */
+static int known(const char *option)
+{
+    static const char *const names[] = {
+        "--gpu=",   "--json",     "--device=", "--precision=", "--shape=", "--dtype=",
+        "--batch=", "--context=", "--prompt=", "--memory=",    "--host=",  "--threads="};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        size_t len = strlen(names[i]);
+        if (names[i][len - 1] == '=' ? strncmp(option, names[i], len) == 0
+                                     : strcmp(option, names[i]) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+/* The bench's name may stand before or behind its options, which the engine checks. */
 int cmd_bench(const struct cli *cli, int argc, char **argv)
 {
-    static const struct option options[] = {{"gpu", required_argument, NULL, 'g'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {NULL, 0, NULL, 0}};
-    char what[64] = "--bench=", gpu[32] = "--gpu=0";
-    char *engine[] = {"modelpool-engine", what, gpu, NULL, NULL};
-    int c;
+    static const char *const names[] = {"limits", "matmul", "engine", "switch"};
+    char what[64] = "";
+    char *engine[ARG_MAX_COUNT + 2] = {"modelpool-engine", what};
+    int count = 2;
 
     (void)cli;
-    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-        switch (c) {
-        case 'g':
-            if (strlen(optarg) > 4 || strspn(optarg, "0123456789") != strlen(optarg) || !*optarg)
-                return cli_usage(USAGE, "bench: --gpu=%s: the number of a GPU", optarg);
-            snprintf(gpu, sizeof(gpu), "--gpu=%s", optarg);
-            break;
-        case 'h':
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return cli_help(USAGE, HELP);
-        case 'j':
-            engine[3] = "--json";
-            break;
-        default:
-            return cli_usage(USAGE, NULL);
+        if (argv[i][0] == '-') {
+            if (!known(argv[i]))
+                return cli_usage(USAGE, "bench: no option %s, or its value is missing", argv[i]);
+            if (count > ARG_MAX_COUNT)
+                return cli_usage(USAGE, "bench: too many options");
+            engine[count++] = argv[i];
+            continue;
         }
+        if (what[0] != '\0')
+            return cli_usage(USAGE, "bench: one at a time: %s is one too many", argv[i]);
+        for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
+            if (strcmp(argv[i], names[n]) == 0)
+                snprintf(what, sizeof(what), "--bench=%s", names[n]);
+        if (what[0] == '\0')
+            return cli_usage(
+                USAGE, "bench: no bench %s: there are limits, matmul, engine and switch", argv[i]);
     }
-    if (argc - optind != 1 ||
-        (strcmp(argv[optind], "limits") != 0 && strcmp(argv[optind], "matmul") != 0))
-        return cli_usage(USAGE, "bench: which one? There are limits and matmul");
-    snprintf(what, sizeof(what), "--bench=%s", argv[optind]);
+    if (what[0] == '\0')
+        return cli_usage(USAGE, "bench: which one? There are limits, matmul, engine and switch");
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));
 }
