@@ -50,7 +50,7 @@ struct config {
     char *slurm_bin; /* SlurmBin=, folder of scontrol and squeue; default "/usr/bin" */
     int local_users; /* LocalUsers=yes|no, default yes */
     enum config_identity identity; /* Identity=slurm|none, default slurm */
-    char *scheduler;               /* Scheduler=rr */
+    char *scheduler;               /* Scheduler=rr|fcfs|slack, default rr */
     int64_t turn_us;     /* TurnTime=, default 0.25 s: the longest turn while others wait */
     int64_t wait_max_us; /* WaitMax=, default 1 h: ceiling of --model-wait */
     struct config_model *models;
