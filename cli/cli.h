@@ -30,7 +30,7 @@ struct cli { /* from the environment and the options before the subcommand; read
 typedef int command_f(const struct cli *cli, int argc, char **argv);
 
 command_f cmd_acct, cmd_bench, cmd_config, cmd_drain, cmd_inspect, cmd_list, cmd_load, cmd_resume,
-    cmd_run, cmd_status, cmd_unload;
+    cmd_run, cmd_sim, cmd_status, cmd_unload;
 
 /* "modelpool: TEXT" to stderr; returns the code, so that `return cli_fail(...)` works. */
 int cli_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -14,6 +14,20 @@ cli_libcli_a_SOURCES = \
     cli/model_report.c \
     cli/model_report.h \
     cli/run.c \
+    cli/sim.c \
+    cli/sim.h \
+    cli/sim_command.h \
+    cli/sim_device.c \
+    cli/sim_memory.c \
+    cli/sim_paper.c \
+    cli/sim_plot.c \
+    cli/sim_random.c \
+    cli/sim_report.c \
+    cli/sim_run.c \
+    cli/sim_segment.c \
+    cli/sim_state.h \
+    cli/sim_trace.c \
+    cli/sim_workload.c \
     cli/status.c \
     cli/stream.c \
     cli/stream.h \
@@ -25,7 +39,7 @@ cli_libcli_a_SOURCES = \
 bin_PROGRAMS += cli/modelpool
 cli_modelpool_SOURCES = cli/main.c
 cli_modelpool_LDADD = \
-    cli/libcli.a model/libmodel.a common/libcommon.a \
+    cli/libcli.a sched/libsched.a model/libmodel.a common/libcommon.a \
     $(EVENT_LIBS) $(JANSSON_LIBS) $(PCRE2_LIBS) $(UTF8PROC_LIBS) -lm
 
 check_PROGRAMS += \
@@ -39,3 +53,9 @@ tests_unit_acct_time_test_LDADD = cli/libcli.a common/libcommon.a $(CMOCKA_LIBS)
 tests_unit_cli_text_test_SOURCES = tests/unit/cli_text_test.c
 tests_unit_cli_text_test_LDADD = \
     cli/libcli.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) $(JANSSON_LIBS)
+
+check_PROGRAMS += tests/unit/sim_test
+TESTS += tests/unit/sim_test
+tests_unit_sim_test_SOURCES = tests/unit/sim_test.c
+tests_unit_sim_test_LDADD = \
+    cli/libcli.a sched/libsched.a common/libcommon.a $(CMOCKA_LIBS) -lm

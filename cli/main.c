@@ -26,6 +26,7 @@ static const struct command commands[] = {
     {"resume", cmd_resume, "use a drained instance again"},
     {"acct", cmd_acct, "the ledger: who used which model, and how much"},
     {"bench", cmd_bench, "what this node's GPU can do"},
+    {"sim", cmd_sim, "what a scheduler would make of a load, by simulation"},
     {"inspect", cmd_inspect, "what a model's files hold, and whether it will run here"},
     {"config", cmd_config, "check a configuration file and the models it names"},
 };

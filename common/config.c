@@ -136,8 +136,13 @@ static int set_identity(const char *text, void *field, struct error *err)
 
 static int set_scheduler(const char *text, void *field, struct error *err)
 {
-    if (strcmp(text, "rr") != 0)
-        return error_set(err, STATUS_UNSUPPORTED, "no scheduler \"%s\"; there is: rr", text);
+    if (strcmp(text, "aegaeon") == 0 || strcmp(text, "sjf") == 0)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "the scheduler %s is for `modelpool sim`; there are: rr, fcfs, slack",
+                         text);
+    if (strcmp(text, "rr") != 0 && strcmp(text, "fcfs") != 0 && strcmp(text, "slack") != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "no scheduler \"%s\"; there are: rr, fcfs, slack",
+                         text);
     return set_text(text, field, err);
 }
 

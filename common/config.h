@@ -55,7 +55,7 @@ struct config {
     char *slurm_bin; /* SlurmBin=, folder of scontrol and squeue; default "/usr/bin" */
     int local_users; /* LocalUsers=yes|no, default yes */
     enum config_identity identity; /* Identity=slurm|none, default slurm */
-    char *scheduler;               /* Scheduler=rr */
+    char *scheduler;               /* Scheduler=rr|fcfs|slack, default rr */
     uint64_t host_cache; /* HostCache=, default half of the host's memory: weights that wait for a
                           * GPU, of all instances of the node together */
     int64_t turn_us;     /* TurnTime=, default 0.25 s: the longest turn while others wait */

@@ -264,7 +264,7 @@ struct policy *policy_create_limited(const struct config *config,
                                      const struct policy_limits *limits, struct mailbox *sink,
                                      struct error *err)
 {
-    struct sched_params params = {.turn_us = config->turn_us};
+    struct sched_params params = {.turn_us = config->turn_us, .held = POLICY_TURNS_HELD};
     struct policy *p = calloc(1, sizeof *p);
 
     if (p == NULL) {

@@ -8,6 +8,7 @@ daemon_libpolicy_a_SOURCES = \
     daemon/policy.c \
     daemon/policy.h \
     daemon/policy_command.c \
+    daemon/policy_cost.c \
     daemon/policy_engine.c \
     daemon/policy_event.c \
     daemon/policy_sequence.c \

@@ -221,6 +221,7 @@ void engine_model(struct instance *in, const struct event_model *ev)
     m->status.kv_token_bytes = ev->kv_token_bytes;
     m->status.max_context = ev->max_context;
     m->page_tokens = ev->page_tokens;
+    cost_begin(in, ev->model);
     in->policy->replace = 1;
     in->policy->changed = 1;
     check_complete(in);

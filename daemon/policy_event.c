@@ -100,6 +100,7 @@ static void on_step(struct instance *in, const struct event_step *ev)
         return;
     }
     keep_prefill(&in->models[in->turns[0].model], ev);
+    cost_step(in, in->turns[0].model, ev);
     for (uint32_t i = 0; i < ev->count; i++) {
         if (take_row(in, ev, &ev->rows[i]))
             rows[count++] = ev->rows[i];

@@ -67,6 +67,7 @@ struct engine_model { /* a model on an instance */
     enum status refusal; /* why its requests fail while !status.ok */
     uint32_t page_tokens;
     uint64_t prefill_us, prefill_tokens; /* of steps, not charged to a sequence yet */
+    struct cost cost;                    /* as measured so far */
 };
 
 enum instance_state { INSTANCE_DOWN, INSTANCE_STARTING, INSTANCE_READY, INSTANCE_REAPING };
@@ -183,6 +184,12 @@ int engine_can_run(const struct instance *in, uint32_t model);
 /* --- policy_turn.c: what engines run next --- */
 void turn_feed(struct instance *in);
 void turn_ended(struct instance *in, const struct event_turn_end *ev);
+
+/* --- policy_cost.c: what steps and loads cost, for the scheduler --- */
+/* The model's file was read. */
+void cost_begin(struct instance *in, uint32_t model);
+void cost_step(struct instance *in, uint32_t model, const struct event_step *ev);
+void cost_load(struct instance *in, uint32_t model, uint64_t us);
 
 /* --- policy_event.c: what engines say --- */
 extern const struct engine_link_calls engine_calls;

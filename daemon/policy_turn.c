@@ -161,6 +161,19 @@ static void use_free_pages(struct instance *in, const struct event_turn_end *ev)
 
 /* --- turn ends -------------------------------------------------------------------------------- */
 
+/* How far the model's sequences have come, for their deadlines. */
+static void tell_progress(struct instance *in, uint32_t model)
+{
+    const struct sequence *s;
+
+    TAILQ_FOREACH(s, &in->policy->sequences, link)
+    {
+        if (s->state == SEQUENCE_OPEN && s->instance == in->index && s->request->model == model)
+            sched_progress(in->policy->sched, clock_monotonic_us(), s->request->seq,
+                           s->count > s->prompt ? s->count : 0, s->count - s->prompt);
+    }
+}
+
 static void account(struct instance *in, const struct event_turn_end *ev)
 {
     struct policy_model_status *status = &in->models[ev->model].status;
@@ -176,7 +189,9 @@ static void account(struct instance *in, const struct event_turn_end *ev)
     if (ev->switch_bytes > 0) {
         in->status.switches++;
         status->switches++;
+        cost_load(in, ev->model, ev->switch_us);
     }
+    tell_progress(in, ev->model);
     sched_turn_ended(in->policy->sched, clock_monotonic_us(), in->index, ev->model, ev->steps,
                      (int64_t)ev->step_us, (int64_t)ev->switch_us);
 }

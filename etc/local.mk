@@ -5,3 +5,10 @@ dist_doc_DATA += \
     etc/modelpool.conf \
     etc/modelpoold.service \
     etc/plugstack.conf
+
+# costs of devices, for modelpool sim
+costsdir = $(pkgdatadir)/costs
+dist_costs_DATA = \
+    etc/costs/a10.conf \
+    etc/costs/h100.conf \
+    etc/costs/h800.conf

@@ -21,21 +21,25 @@ static int64_t quota(int64_t turn_us, uint32_t busy)
 
 static int rr_next(struct sched *s, int64_t now, uint32_t instance, struct sched_turn *turn)
 {
-    struct sched_instance *in = &s->instances[instance];
-    uint32_t best = SCHED_NONE, busy = 0;
+    const struct sched_instance *in = &s->instances[instance];
+    const struct sched_slot *best = NULL;
+    uint32_t busy = 0;
 
     (void)now;
-    for (uint32_t m = 0; m < in->slot_count; m++) {
-        if (in->slots[m].running == 0)
+    for (uint32_t i = 0; i < in->slot_count; i++) {
+        const struct sched_slot *slot = in->slots[i];
+
+        if (slot->running == 0)
             continue;
         busy++;
-        if (best == SCHED_NONE || in->slots[m].served < in->slots[best].served)
-            best = m;
+        if (best == NULL || slot->served < best->served ||
+            (slot->served == best->served && slot->model < best->model))
+            best = slot;
     }
-    if (best == SCHED_NONE)
+    if (best == NULL)
         return 0;
-    in->slots[best].served = ++s->decisions;
-    *turn = (struct sched_turn){.model = best, .quota_us = quota(s->params.turn_us, busy)};
+    turn->model = best->model;
+    turn->quota_us = quota(s->params.turn_us, busy);
     return 1;
 }
 

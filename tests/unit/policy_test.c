@@ -123,6 +123,55 @@ static void a_new_model_waits_a_turn_at_most(void **state)
     wait_until(b, all_done(b, 1, 1));
 }
 
+/* By request: each model keeps the device until its requests have ended. */
+static void fcfs_runs_to_completion(void **state)
+{
+    static char name[] = "fcfs";
+    struct bench *b = *state;
+    uint32_t changes = 0;
+
+    b->config.scheduler = name;
+    add_model(b, "a", 300 * 1024);
+    add_model(b, "b", 300 * 1024);
+    add_instance(b, "cpu", 500 * 1024);
+    bench_start(b);
+    submit(b, 1, 0, 1, 20, 200);
+    wait_until(b, all_have(b, 1, 1, 1));
+    submit(b, 2, 1, 1, 20, 200);
+    wait_until(b, all_done(b, 1, 2));
+    expect_length(b, 1, 2, 200);
+    for (uint32_t i = 1; i < b->order_count; i++)
+        changes += b->order[i] != b->order[i - 1];
+    assert_int_equal(changes, 1);
+    wait_until(b, state_is(b, 0, "idle"));
+    assert_int_equal(instance_status(b, 0).switches, 2);
+}
+
+/* By deadlines: both move on, and there are no more switches than they can pay for. */
+static void slack_takes_turns_that_pay(void **state)
+{
+    static char name[] = "slack";
+    struct bench *b = *state;
+    struct policy_instance_status in;
+
+    b->config.scheduler = name;
+    add_model(b, "a", 300 * 1024);
+    add_model(b, "b", 300 * 1024);
+    add_instance(b, "cpu", 500 * 1024);
+    bench_start(b);
+    for (uint64_t i = 1; i <= 4; i++)
+        submit(b, i, i % 2, 1, 20, 400);
+    wait_until(b, all_have(b, 1, 4, 100));
+    for (uint64_t i = 1; i <= 4; i++) /* nobody is done before all have begun */
+        assert_true(generated(b, i) < 400);
+    wait_until(b, all_done(b, 1, 4));
+    expect_length(b, 1, 4, 400);
+    wait_until(b, state_is(b, 0, "idle"));
+    in = instance_status(b, 0);
+    assert_in_range(in.switches, 3, 400);
+    assert_true(in.switch_us < in.step_us);
+}
+
 static void a_long_prompt_arrives_whole(void **state)
 {
     struct bench *b = *state;
@@ -348,6 +397,8 @@ int main(void)
         bench_test(cancel_and_stop_end_at_once),
         bench_test(two_models_take_turns),
         bench_test(a_new_model_waits_a_turn_at_most),
+        bench_test(fcfs_runs_to_completion),
+        bench_test(slack_takes_turns_that_pay),
         bench_test(a_long_prompt_arrives_whole),
         bench_test(what_cannot_run_is_refused),
         bench_test(full_pages_preempt),
