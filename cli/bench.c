@@ -6,15 +6,15 @@
 
 #include "cli/cli.h"
 
-#define USAGE "modelpool bench limits|matmul|engine|switch [OPTION...]"
+#define USAGE "modelpool bench limits|matmul|attention|engine|switch [OPTION...]"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
-    "and maps memory.  matmul: how near the engine's own products come to that.  engine: how "     \
+    "and maps memory.  matmul, attention: how near the engine's own come to that.  engine: how\n"  \
+    "fast an engine decodes and reads prompts, with random weights of a shape.  switch: how "      \
     "fast\n"                                                                                       \
-    "an engine decodes and reads prompts, with random weights of a shape.  switch: how fast it\n"  \
-    "goes from one model to another.  A table of medians; --json prints every sample, with the\n"  \
-    "machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is not\n"  \
-    "asked.\n"                                                                                     \
+    "it goes from one model to another.  A table of medians; --json prints every sample, with\n"   \
+    "the machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is\n"  \
+    "not asked.\n"                                                                                 \
     "  --gpu=N --json --device=cpu|cuda --precision=exact|fast --shape=NAME --dtype=TYPE\n"        \
     "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N\n"
 #define ENGINE        LIBEXECDIR "/modelpool-engine"
@@ -39,7 +39,7 @@ static int known(const char *option)
 /* The bench's name may stand before or behind its options, which the engine checks. */
 int cmd_bench(const struct cli *cli, int argc, char **argv)
 {
-    static const char *const names[] = {"limits", "matmul", "engine", "switch"};
+    static const char *const names[] = {"limits", "matmul", "attention", "engine", "switch"};
     char what[64] = "";
     char *engine[ARG_MAX_COUNT + 2] = {"modelpool-engine", what};
     int count = 2;
@@ -63,10 +63,12 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
                 snprintf(what, sizeof(what), "--bench=%s", names[n]);
         if (what[0] == '\0')
             return cli_usage(
-                USAGE, "bench: no bench %s: there are limits, matmul, engine and switch", argv[i]);
+                USAGE, "bench: no bench %s: there are limits, matmul, attention, engine and switch",
+                argv[i]);
     }
     if (what[0] == '\0')
-        return cli_usage(USAGE, "bench: which one? There are limits, matmul, engine and switch");
+        return cli_usage(
+            USAGE, "bench: which one? There are limits, matmul, attention, engine and switch");
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));
 }

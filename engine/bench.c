@@ -150,8 +150,9 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         const char *name;
         unsigned what;
     } benches[] = {
-        {"limits", LIMITS_ALL & ~(unsigned)LIMITS_MATMUL},
-        {"matmul", LIMITS_HBM | LIMITS_MATMUL},
+        {"limits", LIMITS_ALL & ~(unsigned)(LIMITS_MATMUL | LIMITS_ATTENTION)},
+        {"matmul", LIMITS_HBM | LIMITS_GEMM | LIMITS_MATMUL},
+        {"attention", LIMITS_HBM | LIMITS_GEMM | LIMITS_ATTENTION},
         {"engine", LIMITS_HBM | LIMITS_GEMM},
         {"switch", LIMITS_COPY},
     };
@@ -166,7 +167,8 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
         return error_set(err, STATUS_INVALID,
-                         "no bench %s: there are limits, matmul, engine and switch", b->name);
+                         "no bench %s: there are limits, matmul, attention, engine and switch",
+                         b->name);
     if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {

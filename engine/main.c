@@ -13,7 +13,7 @@
 
 static const char usage[] =
     "usage: modelpool-engine [--help] [--version]\n"
-    "       modelpool-engine --bench=limits|matmul|engine|switch [--gpu=N] [--json]\n"
+    "       modelpool-engine --bench=limits|matmul|attention|engine|switch [--gpu=N] [--json]\n"
     "                        [--machine=NAME] [--commit=NAME] [--device=cpu|cuda]\n"
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
     "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
@@ -21,7 +21,8 @@ static const char usage[] =
     "\n"
     "Runs the models of one instance.  modelpoold starts it, with a socket as descriptor 3\n"
     "on which it takes orders.  By hand, it only measures: what a GPU can do (limits), how near\n"
-    "its own matrix products come to that (matmul), and how fast it decodes and reads prompts\n"
+    "its own products and attention come to that (matmul, attention), and how fast it decodes and "
+    "reads prompts\n"
     "with random weights of a known shape (engine), or goes from one model to another\n"
     "(switch; --memory must hold one of them, --host both).\n";
 
