@@ -7,12 +7,13 @@
 
 #include "cli/cli.h"
 
-#define USAGE "modelpool bench [--gpu=N] [--json] limits|matmul"
+#define USAGE "modelpool bench [--gpu=N] [--json] limits|matmul|attention"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
-    "and maps memory.  matmul: how near the engine's own products come to that.  A table of\n"     \
-    "medians; --json prints every sample, with the machine and the driver.  Nothing else should\n" \
-    "run on the GPU meanwhile.  The daemon is not asked.\n"
+    "and maps memory.  matmul, attention: how near the engine's own products, and its "            \
+    "attention,\n"                                                                                 \
+    "come to that.  A table of medians; --json prints every sample, with the machine and the\n"    \
+    "driver.  Nothing else should run on the GPU meanwhile.  The daemon is not asked.\n"
 #define ENGINE LIBEXECDIR "/modelpool-engine"
 
 int cmd_bench(const struct cli *cli, int argc, char **argv)
@@ -43,8 +44,9 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
         }
     }
     if (argc - optind != 1 ||
-        (strcmp(argv[optind], "limits") != 0 && strcmp(argv[optind], "matmul") != 0))
-        return cli_usage(USAGE, "bench: which one? There are limits and matmul");
+        (strcmp(argv[optind], "limits") != 0 && strcmp(argv[optind], "matmul") != 0 &&
+         strcmp(argv[optind], "attention") != 0))
+        return cli_usage(USAGE, "bench: which one? There are limits, matmul and attention");
     snprintf(what, sizeof(what), "--bench=%s", argv[optind]);
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));

@@ -137,8 +137,9 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         const char *name;
         unsigned what;
     } benches[] = {
-        {"limits", LIMITS_ALL & ~(unsigned)LIMITS_MATMUL},
+        {"limits", LIMITS_ALL & ~(unsigned)(LIMITS_MATMUL | LIMITS_ATTENTION)},
         {"matmul", LIMITS_HBM | LIMITS_MATMUL},
+        {"attention", LIMITS_HBM | LIMITS_GEMM | LIMITS_ATTENTION},
     };
     struct limits_gpu gpu;
     struct report r = {.f = f};
@@ -149,7 +150,8 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     while (i < sizeof(benches) / sizeof(benches[0]) && strcmp(b->name, benches[i].name) != 0)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
-        return error_set(err, STATUS_INVALID, "no bench %s: there are limits and matmul", b->name);
+        return error_set(err, STATUS_INVALID, "no bench %s: there are limits, matmul and attention",
+                         b->name);
     if (limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {

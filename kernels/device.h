@@ -12,8 +12,12 @@
 /* Each as kernels.h describes the call of its name. */
 struct device_ops {
     enum device_kind kind;
+    enum dtype operand;
     void (*destroy)(struct device *d);
     void (*sync)(struct device *d);
+    void (*mark)(struct device *d, uint32_t number);
+    void (*wait)(struct device *d, uint32_t number);
+    int (*failed)(struct device *d, struct error *err);
     int (*check)(struct device *d, struct error *err);
     int (*memory)(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
     void *(*alloc)(struct device *d, uint64_t bytes, struct error *err);
@@ -22,30 +26,48 @@ struct device_ops {
     void (*host_free)(struct device *d, void *p);
     void (*copy)(struct device *d, void *to, const void *from, uint64_t bytes);
 
+    uint64_t handle_bytes;
+    int (*pool)(struct device *d, uint32_t count, struct error *err);
+    void *(*reserve)(struct device *d, uint64_t bytes, struct error *err);
+    void (*release)(struct device *d, void *range, uint64_t bytes);
+    int (*map)(struct device *d, void *range, const uint32_t *handles, uint32_t count,
+               struct error *err);
+    void (*unmap)(struct device *d, void *range, uint32_t count);
+    int (*tune)(struct device *d, const struct weight *w, struct error *err);
+    int (*record)(struct device *d, struct error *err);
+    struct graph *(*recorded)(struct device *d, struct error *err);
+    void (*replay)(struct device *d, struct graph *g);
+    void (*graph_free)(struct device *d, struct graph *g);
+
     void (*embed)(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
                   uint32_t rows, float scale);
-    void (*rmsnorm)(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
-                    uint32_t cols, float eps);
-    void (*add_rmsnorm)(struct device *d, float *out, float *x, const float *y, float y_scale,
-                        const float *w, uint32_t rows, uint32_t cols, float eps);
-    void (*matmul)(struct device *d, float *out, const float *x, const struct weight *w,
-                   const float *bias, uint32_t rows);
-    void (*rope_kv)(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+    void (*norm)(struct device *d, void *out, float *x, const void *y, float y_scale,
+                 const float *y_norm, const float *w, uint32_t rows, uint32_t cols, float eps);
+    void (*matmul)(struct device *d, void *out, uint32_t stride, const void *x,
+                   const struct weight *w, const float *bias, uint32_t rows);
+    void (*matmul_f32)(struct device *d, float *out, const void *x, const struct weight *w,
+                       uint32_t rows);
+    void (*matmul_add)(struct device *d, float *out, float scale, const void *x,
+                       const struct weight *w, uint32_t rows);
+    void (*rope_kv)(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                     const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
-                    const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
-    void (*attention)(struct device *d, float *out, const float *q, uint32_t q_heads,
+                    const struct attn_step *step);
+    void (*attention)(struct device *d, void *out, const void *qkv, uint32_t q_heads,
                       const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
-                      const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
-    void (*glu)(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+                      const struct attn_step *step);
+    void (*glu)(struct device *d, void *out, const void *gate_up, uint32_t rows, uint32_t cols,
                 enum activation activation);
     void (*scale)(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale,
                   float softcap);
+    void (*feed)(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows);
+    void (*sample)(struct device *d, uint32_t *tokens, const float *logits,
+                   const struct sample *how, uint32_t rows, uint32_t vocabulary);
     void (*route)(struct device *d, uint32_t *expert_ids, float *expert_weights,
                   const float *logits, uint32_t rows, uint32_t experts, uint32_t top_k,
                   int renormalize);
-    void (*matmul_expert)(struct device *d, float *out, const float *x, const struct weight *w,
+    void (*matmul_expert)(struct device *d, void *out, const void *x, const struct weight *w,
                           const uint32_t *expert_ids, uint32_t rows, uint32_t share);
-    void (*combine)(struct device *d, float *out, const float *y, const float *expert_weights,
+    void (*combine)(struct device *d, void *out, const void *y, const float *expert_weights,
                     uint32_t rows, uint32_t top_k, uint32_t cols);
 };
 

@@ -19,9 +19,34 @@ enum device_kind device_kind(const struct device *d)
     return d->ops->kind;
 }
 
+enum dtype device_operand(const struct device *d)
+{
+    return d->ops->operand;
+}
+
+uint32_t device_operand_bytes(const struct device *d)
+{
+    return d->ops->operand == DTYPE_BF16 ? 2 : 4;
+}
+
 void device_sync(struct device *d)
 {
     d->ops->sync(d);
+}
+
+void device_mark(struct device *d, uint32_t number)
+{
+    d->ops->mark(d, number);
+}
+
+void device_wait(struct device *d, uint32_t number)
+{
+    d->ops->wait(d, number);
+}
+
+int device_failed(struct device *d, struct error *err)
+{
+    return d->ops->failed(d, err);
 }
 
 int device_check(struct device *d, struct error *err)
@@ -62,45 +87,110 @@ void device_copy(struct device *d, void *to, const void *from, uint64_t bytes)
         d->ops->copy(d, to, from, bytes);
 }
 
+uint64_t device_handle_bytes(const struct device *d)
+{
+    return d->ops->handle_bytes;
+}
+
+int device_pool(struct device *d, uint32_t count, struct error *err)
+{
+    return d->ops->pool(d, count, err);
+}
+
+void *device_reserve(struct device *d, uint64_t bytes, struct error *err)
+{
+    return d->ops->reserve(d, bytes, err);
+}
+
+void device_release(struct device *d, void *range, uint64_t bytes)
+{
+    if (range)
+        d->ops->release(d, range, bytes);
+}
+
+int device_map(struct device *d, void *range, const uint32_t *handles, uint32_t count,
+               struct error *err)
+{
+    return d->ops->map(d, range, handles, count, err);
+}
+
+void device_unmap(struct device *d, void *range, uint32_t count)
+{
+    if (count > 0)
+        d->ops->unmap(d, range, count);
+}
+
+int device_tune(struct device *d, const struct weight *w, struct error *err)
+{
+    return d->ops->tune(d, w, err);
+}
+
+int device_record(struct device *d, struct error *err)
+{
+    return d->ops->record(d, err);
+}
+
+struct graph *device_recorded(struct device *d, struct error *err)
+{
+    return d->ops->recorded(d, err);
+}
+
+void device_replay(struct device *d, struct graph *g)
+{
+    d->ops->replay(d, g);
+}
+
+void device_graph_free(struct device *d, struct graph *g)
+{
+    if (g)
+        d->ops->graph_free(d, g);
+}
+
 void k_embed(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
              uint32_t rows, float scale)
 {
     d->ops->embed(d, out, table, tokens, rows, scale);
 }
 
-void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
-               uint32_t cols, float eps)
+void k_norm(struct device *d, void *out, float *x, const void *y, float y_scale,
+            const float *y_norm, const float *w, uint32_t rows, uint32_t cols, float eps)
 {
-    d->ops->rmsnorm(d, out, x, w, rows, cols, eps);
+    d->ops->norm(d, out, x, y, y_scale, y_norm, w, rows, cols, eps);
 }
 
-void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
-                   const float *w, uint32_t rows, uint32_t cols, float eps)
-{
-    d->ops->add_rmsnorm(d, out, x, y, y_scale, w, rows, cols, eps);
-}
-
-void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
+void k_matmul(struct device *d, void *out, uint32_t stride, const void *x, const struct weight *w,
               const float *bias, uint32_t rows)
 {
-    d->ops->matmul(d, out, x, w, bias, rows);
+    d->ops->matmul(d, out, stride, x, w, bias, rows);
 }
 
-void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+void k_matmul_f32(struct device *d, float *out, const void *x, const struct weight *w,
+                  uint32_t rows)
+{
+    d->ops->matmul_f32(d, out, x, w, rows);
+}
+
+void k_matmul_add(struct device *d, float *out, float scale, const void *x, const struct weight *w,
+                  uint32_t rows)
+{
+    d->ops->matmul_add(d, out, scale, x, w, rows);
+}
+
+void k_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
-               const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
+               const struct attn_step *step)
 {
-    d->ops->rope_kv(d, q, k, v, q_heads, rope, kv, layer, seqs, seq_count, pages);
+    d->ops->rope_kv(d, qkv, q_heads, norm, rope, kv, layer, step);
 }
 
-void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+void k_attention(struct device *d, void *out, const void *qkv, uint32_t q_heads,
                  const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
-                 const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
+                 const struct attn_step *step)
 {
-    d->ops->attention(d, out, q, q_heads, attention, kv, layer, seqs, seq_count, pages);
+    d->ops->attention(d, out, qkv, q_heads, attention, kv, layer, step);
 }
 
-void k_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+void k_glu(struct device *d, void *out, const void *gate_up, uint32_t rows, uint32_t cols,
            enum activation activation)
 {
     d->ops->glu(d, out, gate_up, rows, cols, activation);
@@ -111,19 +201,30 @@ void k_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float sca
     d->ops->scale(d, x, rows, cols, scale, softcap);
 }
 
+void k_feed(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows)
+{
+    d->ops->feed(d, tokens, picked, rows);
+}
+
+void k_sample(struct device *d, uint32_t *tokens, const float *logits, const struct sample *how,
+              uint32_t rows, uint32_t vocabulary)
+{
+    d->ops->sample(d, tokens, logits, how, rows, vocabulary);
+}
+
 void k_route(struct device *d, uint32_t *expert_ids, float *expert_weights, const float *logits,
              uint32_t rows, uint32_t experts, uint32_t top_k, int renormalize)
 {
     d->ops->route(d, expert_ids, expert_weights, logits, rows, experts, top_k, renormalize);
 }
 
-void k_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+void k_matmul_expert(struct device *d, void *out, const void *x, const struct weight *w,
                      const uint32_t *expert_ids, uint32_t rows, uint32_t share)
 {
     d->ops->matmul_expert(d, out, x, w, expert_ids, rows, share);
 }
 
-void k_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+void k_combine(struct device *d, void *out, const void *y, const float *expert_weights,
                uint32_t rows, uint32_t top_k, uint32_t cols)
 {
     d->ops->combine(d, out, y, expert_weights, rows, top_k, cols);

@@ -1,18 +1,22 @@
 /*
  * kernels.h - the operations of a forward pass, on one device
  *
- * The engine knows only this header; cpu/ and cuda/ implement it.  Pointers to floats, blocks of
- * weights, tokens, seqs and pages[] are device memory (on the CPU: plain memory, 64-byte aligned at
- * every tensor and row start that the engine hands over); struct weight, rope and kv_layout
- * themselves are read by the call.  Activations are float32, row-major, one row a token.  All calls
- * are asynchronous in principle; device_sync() waits, and calls on one device run in their order.
- * No operation allocates after device_create().
+ * The engine knows only this header; cpu/ and cuda/ implement it.  Pointers to activations, blocks
+ * of weights, tokens, seqs and pages[] are device memory (on the CPU: plain memory, 64-byte aligned
+ * at every tensor and row start that the engine hands over); struct weight, rope, kv_layout and
+ * attn_step themselves are read by the call.  All calls are asynchronous in principle;
+ * device_sync() waits, and calls on one device run in their order.  No operation allocates after
+ * device_create().
+ *
+ * Activations are row-major, one row a token.  The residual stream, logits and the router's numbers
+ * are float32.  All others are *operands* (void * below), of the device's operand type: float32, or
+ * bfloat16 on a GPU with PRECISION_FAST.  Keys and values in the pages are operands, too.
  *
  * Numerics (DESIGN: output does not depend on neighbours): every output element is computed by one
  * fixed order of summation that depends only on the row's own data, its absolute position and the
  * instruction set; never on the number of rows, the chunking of a prompt, or the threads. Attention
- * splits by absolute position.  The quantized formats are GGUF's; weights are decoded to float32 in
- * registers and multiplied with float32 activations ("exact").
+ * splits by absolute position.  (A GPU with PRECISION_FAST: on the kernel that is chosen by the
+ * number of rows, too.)  The quantized formats are GGUF's.
  */
 #ifndef MP_KERNELS_KERNELS_H
 #define MP_KERNELS_KERNELS_H
@@ -51,7 +55,7 @@ struct weight {
     uint32_t rows, cols;
 };
 
-/* How one layer's keys and values lie in a page: [kv: 2][kv_heads][page_tokens][head_dim] float32.
+/* How one layer's keys and values lie in a page: [kv: 2][kv_heads][page_tokens][head_dim] operands.
  * A page holds all layers, one after the other; layer l starts at l * layer_bytes of the page. */
 struct kv_layout {
     uint32_t layers, kv_heads, head_dim, page_tokens; /* page_tokens: power of two >= 16 */
@@ -64,6 +68,15 @@ struct attn_row {
     uint32_t count;     /* tokens in this step */
     uint32_t first_pos; /* absolute position of the first of them */
     uint32_t table;     /* index of its first page in the step's page table */
+};
+
+/* What a step's tokens see.  seqs may be followed by ones of count 0: a step is padded so. */
+struct attn_step {
+    const struct attn_row *seqs; /* [seq_count], device memory */
+    void *const *pages;          /* the table that .table points into; both in device memory */
+    uint32_t seq_count;
+    uint32_t rows;    /* tokens, at most: the sum of the counts */
+    uint32_t longest; /* no count is larger; 1: every sequence decodes */
 };
 
 struct rope {
@@ -81,13 +94,26 @@ struct attention {
     uint32_t window; /* 0: all positions; else a token sees the last `window`, its own included */
 };
 
+/* Norms of q and k before they are rotated: over each head, or over all heads of a token. */
+struct qk_norm {
+    const float *q, *k; /* [head_dim], or [heads * head_dim]; device memory */
+    float eps;
+    int width; /* 1: over all heads of a token */
+};
+
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
 
 struct device;
+struct graph;
 
 enum device_kind {
     DEVICE_CPU,
     DEVICE_CUDA,
+};
+
+enum precision {
+    PRECISION_EXACT, /* float32 throughout; weights are decoded in registers */
+    PRECISION_FAST,  /* on a GPU: bfloat16 operands, sums in float32 */
 };
 
 /* threads 0: one per core in our affinity mask; bound by hwloc when there is one.  The scratch a
@@ -98,14 +124,24 @@ struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_
  * UNSUPPORTED: built without CUDA, or the GPU is older than compute capability 8.0; UNAVAILABLE: no
  * such GPU or no driver.  Its operations want rope->dims / 2 <= 512, head_dim a multiple of 4 and
  * at most 256, at most 2048 experts, and at most rows_max rows. */
-struct device *device_create_cuda(uint32_t gpu, uint32_t rows_max, uint32_t cols_max,
-                                  struct error *err);
+struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32_t rows_max,
+                                  uint32_t cols_max, struct error *err);
 void device_destroy(struct device *d);
 /* "cpu avx2, 2 threads" */
 const char *device_name(const struct device *d);
 enum device_kind device_kind(const struct device *d);
+/* Of operands: DTYPE_F32 or DTYPE_BF16, and the bytes of one. */
+enum dtype device_operand(const struct device *d);
+uint32_t device_operand_bytes(const struct device *d);
 /* Wait until everything asked for is done. */
 void device_sync(struct device *d);
+/* Remember this place among what was asked for; device_wait() waits for what stood before it.  A
+ * number may be used again.  On a CPU everything is done already. */
+#define DEVICE_MARKS 4u
+void device_mark(struct device *d, uint32_t number);
+void device_wait(struct device *d, uint32_t number);
+/* The first error that was met so far, without waiting, as device_check() says. */
+int device_failed(struct device *d, struct error *err);
 /* device_sync(), then the first error that anything on the device met: from then on its results are
  * void, and every further check says the same. */
 int device_check(struct device *d, struct error *err);
@@ -123,36 +159,88 @@ void device_host_free(struct device *d, void *p);
  * after device_sync(). */
 void device_copy(struct device *d, void *to, const void *from, uint64_t bytes);
 
+/* Physical memory in pieces that are all alike, called handles, and ranges of addresses into which
+ * they are mapped; a handle may be mapped at several places at once. */
+uint64_t device_handle_bytes(const struct device *d);
+/* Take `count` handles from the device, once; it gives them back when it is destroyed.  EXHAUSTED:
+ * its memory does not hold them. */
+int device_pool(struct device *d, uint32_t count, struct error *err);
+/* Reserve `bytes` (whole handles) of addresses that nothing can be read from. */
+void *device_reserve(struct device *d, uint64_t bytes, struct error *err);
+/* Nothing is mapped there any more. */
+void device_release(struct device *d, void *range, uint64_t bytes);
+/* Map handles one after the other from `range` on.  On failure nothing is mapped there. */
+int device_map(struct device *d, void *range, const uint32_t *handles, uint32_t count,
+               struct error *err);
+/* Waits for what the device was asked for before. */
+void device_unmap(struct device *d, void *range, uint32_t count);
+
+/* Choose how products with this matrix are done best, by trying, for every number of rows: done
+ * once per shape and remembered.  w->data is not followed.  Never called while a request runs. */
+int device_tune(struct device *d, const struct weight *w, struct error *err);
+
+/* Record what is asked for between device_record() and device_recorded() in place of doing it, and
+ * do it by device_replay(), as often as wanted: the same kernels with the same addresses.  NULL,
+ * and nothing was recorded, where the device knows no such thing (the CPU: UNSUPPORTED) or failed.
+ */
+int device_record(struct device *d, struct error *err);
+struct graph *device_recorded(struct device *d, struct error *err);
+void device_replay(struct device *d, struct graph *g);
+void device_graph_free(struct device *d, struct graph *g);
+
 /* out[r][0..cols) = row tokens[r] of the table, decoded, times scale. */
 void k_embed(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
              uint32_t rows, float scale);
-/* out = x / rms(x) * w, rms over cols with eps inside the root.  out may be x. */
-void k_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
-               uint32_t cols, float eps);
-/* x += y_scale * y, then out = rmsnorm(x).  w NULL: the sum alone, out is not touched. */
-void k_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
-                   const float *w, uint32_t rows, uint32_t cols, float eps);
-/* out[r][j] = sum_k W[j][k] x[r][k] + (bias ? bias[j] : 0), rows of x `rows`, of out W->rows.
- * W->cols is at most the device's cols_max. */
-void k_matmul(struct device *d, float *out, const float *x, const struct weight *w,
+/* What one part of a layer gives is added to the residual stream x, and the next part's input is
+ * made of it:  x += y_scale * (y_norm ? rmsnorm(y) * y_norm : y), without y not;
+ * out = w ? rmsnorm(x) * w : x.  rms over cols with eps inside the root. */
+void k_norm(struct device *d, void *out, float *x, const void *y, float y_scale,
+            const float *y_norm, const float *w, uint32_t rows, uint32_t cols, float eps);
+/* out[r][j] = sum_k W[j][k] x[r][k] + (bias ? bias[j] : 0), rows of x `rows`, rows of out
+ * `stride` >= W->rows elements apart.  W->cols is at most the device's cols_max. */
+void k_matmul(struct device *d, void *out, uint32_t stride, const void *x, const struct weight *w,
               const float *bias, uint32_t rows);
-/* Rotate q[rows][heads][head_dim] in place and k, then write k and v into the pages.
- * pages[]: device addresses; sequence i's token at position p lies in
- * pages[seqs[i].table + p / page_tokens]. */
-void k_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+/* The same into float32, without a bias, rows of out W->rows apart: logits. */
+void k_matmul_f32(struct device *d, float *out, const void *x, const struct weight *w,
+                  uint32_t rows);
+/* out[r][j] += scale * sum_k W[j][k] x[r][k], rows of out W->rows apart: the residual stream. */
+void k_matmul_add(struct device *d, float *out, float scale, const void *x, const struct weight *w,
+                  uint32_t rows);
+/* qkv [rows][q_heads + 2 kv_heads][head_dim]: norm q and k in place where asked (norm NULL: not),
+ * rotate them, and write k and v into the pages; what becomes of k in qkv is left open.  Sequence
+ * i's token at position p lies in pages[seqs[i].table + p / page_tokens]. */
+void k_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
-               const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
-/* Causal grouped-query attention over the pages: out, q [rows][q_heads][head_dim].  A token sees
- * positions 0..its own, or the last of them (attention.window): pages that hold none which a token
- * of the step sees may be NULL, and are not read.  out is not q. */
-void k_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+               const struct attn_step *step);
+/* Causal grouped-query attention over the pages: out [rows][q_heads][head_dim], q at the front of
+ * each row of qkv (as above).  A token sees positions 0..its own, or the last of them
+ * (attention.window): pages that hold none which a token of the step sees may be NULL, and are not
+ * read.  out is not qkv. */
+void k_attention(struct device *d, void *out, const void *qkv, uint32_t q_heads,
                  const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
-                 const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
+                 const struct attn_step *step);
 /* out = activation(gate) * up, with gate_up [rows][2*cols]: gate first. */
-void k_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+void k_glu(struct device *d, void *out, const void *gate_up, uint32_t rows, uint32_t cols,
            enum activation activation);
 /* In place: x = softcap > 0 ? softcap * tanh(x * scale / softcap) : x * scale. */
 void k_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale, float softcap);
+
+/* How a row's token is picked: engine/sampler.h says what it means, without penalties. */
+struct sample {
+    uint64_t seed;
+    uint32_t position, top_k;        /* top_k 0: all */
+    float temperature, top_p, min_p; /* temperature 0: the largest */
+};
+
+/* tokens[i] = picked[n] where a token is SAMPLE_FED + n: the pick of the step before, which the host
+ * has not seen yet.  All device memory.  A GPU's alone. */
+#define SAMPLE_FED 0x80000000u
+void k_feed(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows);
+/* tokens[i] = the pick by how[i] from logits [rows][vocabulary]; SAMPLE_NONE where a logit is no
+ * finite number.  All device memory.  A GPU's alone: the engine samples on the CPU by itself. */
+#define SAMPLE_NONE UINT32_MAX
+void k_sample(struct device *d, uint32_t *tokens, const float *logits, const struct sample *how,
+              uint32_t rows, uint32_t vocabulary);
 
 /* Mixtures of experts.  The top_k largest of each row's logits, largest first and of equals the
  * first: ids [rows][top_k]; weights: their softmax over all experts, which renormalize makes sum
@@ -161,10 +249,10 @@ void k_route(struct device *d, uint32_t *expert_ids, float *expert_weights, cons
              uint32_t rows, uint32_t experts, uint32_t top_k, int renormalize);
 /* k_matmul by chosen experts.  w is the first expert's matrix, behind which the others' lie, of the
  * same shape and type; out[i] = W_e x[i / share] with e = expert_ids[i], i < rows. */
-void k_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+void k_matmul_expert(struct device *d, void *out, const void *x, const struct weight *w,
                      const uint32_t *expert_ids, uint32_t rows, uint32_t share);
 /* out[r] = sum over k, ascending, of expert_weights[r][k] * y[r][k], with y [rows][top_k][cols]. */
-void k_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+void k_combine(struct device *d, void *out, const void *y, const float *expert_weights,
                uint32_t rows, uint32_t top_k, uint32_t cols);
 
 #endif

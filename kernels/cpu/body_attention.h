@@ -127,15 +127,15 @@ static uint32_t first_seen(const struct attention *attention, uint32_t pos)
 #define GROUP_AT_ONCE 16u
 
 /* n <= GROUP_AT_ONCE query heads of one key head for `tokens` <= ATTENTION_TOKENS tokens from pos
- * on; out, q: the first head of the first of them, `stride` floats before the next token's. */
+ * on; out, q: the first head of the first of them, the next token's a row further on. */
 static void attend(const struct attention_job *job, const struct attn_row *seq, uint32_t pos,
-                   uint32_t tokens, uint32_t kv_head, float *out, const float *q, size_t stride,
-                   uint32_t n)
+                   uint32_t tokens, uint32_t kv_head, float *out, const float *q, uint32_t n)
 {
     const struct kv_layout *kv = job->kv;
     uint32_t dim = kv->head_dim, last = pos + tokens - 1;
     uint32_t length = kv->page_tokens < ATTENTION_BLOCK ? kv->page_tokens : ATTENTION_BLOCK;
     struct softmax heads[ATTENTION_TOKENS][GROUP_AT_ONCE];
+    size_t stride = (size_t)job->q_heads * dim, q_stride = stride + 2 * (size_t)kv->kv_heads * dim;
 
     for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t g = 0; g < n; g++)
@@ -154,7 +154,7 @@ static void attend(const struct attention_job *job, const struct attn_row *seq, 
             uint32_t from = first_seen(job->attention, pos + t);
             uint32_t first = from > start ? from - start : 0;
             for (size_t g = 0; first < count && g < n; g++)
-                attend_block(&heads[t][g], out + t * stride + g * dim, q + t * stride + g * dim,
+                attend_block(&heads[t][g], out + t * stride + g * dim, q + t * q_stride + g * dim,
                              keys, values, first, count, dim, job->attention);
         }
     }
@@ -173,7 +173,8 @@ static void attention_range(const void *arg, uint32_t worker, uint32_t begin, ui
     const struct attention_job *job = arg;
     const struct kv_layout *kv = job->kv;
     uint32_t group = job->q_heads / kv->kv_heads;
-    size_t stride = (size_t)job->q_heads * kv->head_dim;
+    size_t q_row = (size_t)(job->q_heads + 2 * kv->kv_heads) * kv->head_dim;
+    size_t out_row = (size_t)job->q_heads * kv->head_dim;
 
     (void)worker;
     for (uint32_t item = begin; item < end; item++) {
@@ -185,10 +186,10 @@ static void attention_range(const void *arg, uint32_t worker, uint32_t begin, ui
         uint32_t tokens = left < ATTENTION_TOKENS ? left : ATTENTION_TOKENS;
         for (uint32_t g = 0; g < group; g += GROUP_AT_ONCE) {
             uint32_t n = group - g < GROUP_AT_ONCE ? group - g : GROUP_AT_ONCE;
-            size_t at = (size_t)(seq->first_row + token) * stride +
-                        ((size_t)kv_head * group + g) * kv->head_dim;
-            attend(job, seq, seq->first_pos + token, tokens, kv_head, job->out + at, job->q + at,
-                   stride, n);
+            size_t row = (size_t)seq->first_row + token;
+            size_t head = ((size_t)kv_head * group + g) * kv->head_dim;
+            attend(job, seq, seq->first_pos + token, tokens, kv_head,
+                   job->out + row * out_row + head, job->qkv + row * q_row + head, n);
         }
     }
 }

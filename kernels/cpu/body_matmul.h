@@ -130,9 +130,20 @@ static void embed_range(const void *arg, uint32_t worker, uint32_t begin, uint32
     }
 }
 
-/* out[r][j] for nw output rows and nx rows of x; w: decoded, stride cols. */
-VEC_FN void tile(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
-                 const float *bias, const uint32_t nw, const uint32_t nx)
+/* A sum of row r and output row j goes where the job says. */
+VEC_FN void put_sum(const struct matmul_out *out, size_t r, size_t j, float sum)
+{
+    float *to = out->data + r * out->stride + j;
+
+    if (out->add)
+        *to = *to + sum * out->scale;
+    else
+        *to = sum + (out->bias ? out->bias[j] : 0);
+}
+
+/* nw output rows from j on and nx rows of x from r on; w: decoded, stride cols. */
+VEC_FN void tile(const struct matmul_out *out, size_t row, size_t first, const float *w,
+                 const float *x, uint32_t cols, const uint32_t nw, const uint32_t nx)
 {
     v8 acc[TILE_W * TILE_X], xv[TILE_X], wv;
     uint32_t k = 0;
@@ -165,51 +176,37 @@ VEC_FN void tile(float *out, uint32_t out_cols, const float *w, const float *x, 
     UNROLL
     for (uint32_t i = 0; i < nw * nx; i++) {
         uint32_t j = i / nx, r = i % nx;
-        out[(size_t)r * out_cols + j] = v_sum(acc[j * TILE_X + r]) + (bias ? bias[j] : 0);
+        put_sum(out, row + r, first + j, v_sum(acc[j * TILE_X + r]));
     }
 }
 
-static void tile_4x3(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
-                     const float *bias)
-{
-    tile(out, out_cols, w, x, cols, bias, 4, 3);
-}
+#define TILE(nw, nx)                                                                               \
+    static void tile_##nw##x##nx(const struct matmul_out *out, size_t row, size_t first,           \
+                                 const float *w, const float *x, uint32_t cols)                    \
+    {                                                                                              \
+        tile(out, row, first, w, x, cols, nw, nx);                                                 \
+    }
 
-static void tile_1x3(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
-                     const float *bias)
-{
-    tile(out, out_cols, w, x, cols, bias, 1, 3);
-}
-
-static void tile_4x1(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
-                     const float *bias)
-{
-    tile(out, out_cols, w, x, cols, bias, 4, 1);
-}
-
-static void tile_1x1(float *out, uint32_t out_cols, const float *w, const float *x, uint32_t cols,
-                     const float *bias)
-{
-    tile(out, out_cols, w, x, cols, bias, 1, 1);
-}
+TILE(4, 3)
+TILE(1, 3)
+TILE(4, 1)
+TILE(1, 1)
 
 /* Output rows [begin, begin + n) for all rows of x; w: their decoded weights. */
 static void block(const struct matmul_job *job, const float *w, uint32_t begin, uint32_t n)
 {
-    uint32_t cols = job->w->cols, out_cols = job->w->rows, nx;
+    uint32_t cols = job->w->cols, nx;
 
     for (uint32_t r = 0; r < job->rows; r += nx) {
         const float *x = job->x + (size_t)r * cols;
         nx = job->rows - r >= TILE_X ? TILE_X : 1;
         for (uint32_t j = 0, nw; j < n; j += nw) {
-            float *out = job->out + (size_t)r * out_cols + begin + j;
-            const float *bias = job->bias ? job->bias + begin + j : NULL;
             const float *wj = w + (size_t)j * cols;
             nw = n - j >= TILE_W ? TILE_W : 1;
             if (nw == TILE_W)
-                (nx == TILE_X ? tile_4x3 : tile_4x1)(out, out_cols, wj, x, cols, bias);
+                (nx == TILE_X ? tile_4x3 : tile_4x1)(&job->out, r, begin + j, wj, x, cols);
             else
-                (nx == TILE_X ? tile_1x3 : tile_1x1)(out, out_cols, wj, x, cols, bias);
+                (nx == TILE_X ? tile_1x3 : tile_1x1)(&job->out, r, begin + j, wj, x, cols);
         }
     }
 }
@@ -226,7 +223,7 @@ static void vector(const struct matmul_job *job, uint32_t begin, uint32_t end)
         n = end - j >= TILE_W ? TILE_W : 1;
         (n == TILE_W ? c->dot4 : c->dot1)(sums, w->dtype, rows, job->row_bytes, job->x, w->cols);
         for (uint32_t i = 0; i < n; i++)
-            job->out[j + i] = sums[i] + (job->bias ? job->bias[j + i] : 0);
+            put_sum(&job->out, 0, j + i, sums[i]);
     }
 }
 
@@ -243,7 +240,7 @@ static void expert_range(const void *arg, uint32_t worker, uint32_t first, uint3
         uint32_t left = job->w->rows - begin;
         struct weight w = *job->w;
         w.data = (const uint8_t *)w.data + job->ids[r] * job->expert_bytes;
-        struct matmul_job one = {.out = job->out + r * w.rows,
+        struct matmul_job one = {.out = {.data = job->out + r * w.rows, .stride = w.rows},
                                  .x = job->x + r / job->share * w.cols,
                                  .w = &w,
                                  .row_bytes = job->row_bytes};

@@ -40,6 +40,42 @@ VEC_FN void store_upto(float *p, v8 a, uint32_t left)
         v_store_part(p, a, left);
 }
 
+/* 1 / rms(x), over cols. */
+VEC_FN float norm_scale(const float *x, uint32_t cols, float eps)
+{
+    v8 squares = v_set(0);
+
+    for (uint32_t i = 0; i < cols; i += 8) {
+        v8 a = load_upto(x + i, cols - i);
+        squares = v_fma(a, a, squares);
+    }
+    return 1 / sqrtf(v_sum(squares) / (float)cols + eps);
+}
+
+/* out = x * scale * w; out may be x. */
+VEC_FN void norm_apply(float *out, const float *x, const float *w, uint32_t cols, float scale)
+{
+    for (uint32_t i = 0; i < cols; i += 8) {
+        v8 a = v_mul(load_upto(x + i, cols - i), v_set(scale));
+        store_upto(out + i, v_mul(a, load_upto(w + i, cols - i)), cols - i);
+    }
+}
+
+/* x += y_scale * y, y normed where it has a norm. */
+VEC_FN void norm_add(const struct norm_job *job, float *x, const float *y)
+{
+    uint32_t cols = job->cols;
+    v8 scale = v_set(job->y_norm ? norm_scale(y, cols, job->eps) : 0);
+
+    for (uint32_t i = 0; i < cols; i += 8) {
+        v8 b = load_upto(y + i, cols - i);
+        if (job->y_norm)
+            b = v_mul(v_mul(b, scale), load_upto(job->y_norm + i, cols - i));
+        b = v_mul(b, v_set(job->y_scale));
+        store_upto(x + i, v_add(load_upto(x + i, cols - i), b), cols - i);
+    }
+}
+
 static void norm_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
 {
     const struct norm_job *job = arg;
@@ -47,25 +83,13 @@ static void norm_range(const void *arg, uint32_t worker, uint32_t begin, uint32_
 
     (void)worker;
     for (size_t r = begin; r < end; r++) {
-        const float *x = job->x + r * cols;
-        float *out = job->out + r * cols;
-        v8 squares = v_set(0);
-        for (uint32_t i = 0; i < cols; i += 8) {
-            v8 a = load_upto(x + i, cols - i);
-            if (job->sum) {
-                v8 y = load_upto(job->y + r * cols + i, cols - i);
-                a = v_add(a, v_mul(y, v_set(job->y_scale)));
-                store_upto(job->sum + r * cols + i, a, cols - i);
-            }
-            squares = v_fma(a, a, squares);
-        }
-        if (!job->w)
-            continue;
-        v8 scale = v_set(1 / sqrtf(v_sum(squares) / (float)cols + job->eps));
-        for (uint32_t i = 0; i < cols; i += 8) {
-            v8 a = v_mul(load_upto(x + i, cols - i), scale);
-            store_upto(out + i, v_mul(a, load_upto(job->w + i, cols - i)), cols - i);
-        }
+        float *x = job->x + r * cols, *out = job->out + r * cols;
+        if (job->y)
+            norm_add(job, x, job->y + r * cols);
+        if (job->w)
+            norm_apply(out, x, job->w, cols, norm_scale(x, cols, job->eps));
+        else
+            memcpy(out, x, cols * sizeof(*x));
     }
 }
 
@@ -220,18 +244,49 @@ VEC_FN void rotate_head(float *x, const struct rope *rope, const float *cosines,
     }
 }
 
+/* Norm `heads` heads, which lie one after the other: each, or all together. */
+VEC_FN void norm_heads(const struct qk_norm *norm, float *x, const float *w, uint32_t heads,
+                       uint32_t dim)
+{
+    uint32_t cols = norm->width ? heads * dim : dim;
+
+    for (uint32_t i = 0; i < heads * dim; i += cols)
+        norm_apply(x + i, x + i, w, cols, norm_scale(x + i, cols, norm->eps));
+}
+
+/* One token's row: norm, rotate, and into the page. */
+VEC_FN void rope_row(const struct rope_job *job, const struct attn_row *seq, uint32_t token,
+                     const float *cosines, const float *sines)
+{
+    const struct kv_layout *kv = job->kv;
+    uint32_t pos = seq->first_pos + token, slot = pos % kv->page_tokens;
+    size_t dim = kv->head_dim;
+    float *q = job->qkv + (seq->first_row + token) * (job->q_heads + 2 * kv->kv_heads) * dim;
+    float *k = q + job->q_heads * dim, *v = k + kv->kv_heads * dim;
+
+    if (job->norm) {
+        norm_heads(job->norm, q, job->norm->q, job->q_heads, kv->head_dim);
+        norm_heads(job->norm, k, job->norm->k, kv->kv_heads, kv->head_dim);
+    }
+    for (size_t h = 0; h < job->q_heads + kv->kv_heads; h++)
+        rotate_head(q + h * dim, job->rope, cosines, sines);
+    for (uint32_t h = 0; h < kv->kv_heads; h++) {
+        memcpy(page_rows(kv, job->layer, seq, job->pages, 0, h, pos) + slot * dim, k + h * dim,
+               dim * sizeof(float));
+        memcpy(page_rows(kv, job->layer, seq, job->pages, 1, h, pos) + slot * dim, v + h * dim,
+               dim * sizeof(float));
+    }
+}
+
 static void rope_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
 {
     const struct rope_job *job = arg;
-    const struct kv_layout *kv = job->kv;
-    size_t dim = kv->head_dim;
     uint32_t half = job->rope->dims / 2, token;
     float *cosines = job->scratch.data + worker * job->scratch.stride, *sines = cosines + half;
 
     for (uint32_t item = begin; item < end; item++) {
         const struct attn_row *seq = find_row(job->seqs, item, &token);
-        size_t row = seq->first_row + token;
-        uint32_t pos = seq->first_pos + token, slot = pos % kv->page_tokens;
+        uint32_t pos = seq->first_pos + token;
         for (uint32_t i = 0; i < half; i++) {
             /* In double: an angle of float32 is off by 1e-3 at position 10,000. */
             double s, c;
@@ -239,15 +294,6 @@ static void rope_range(const void *arg, uint32_t worker, uint32_t begin, uint32_
             cosines[i] = (float)c * job->rope->scale;
             sines[i] = (float)s * job->rope->scale;
         }
-        for (size_t h = 0; h < job->q_heads; h++)
-            rotate_head(job->q + (row * job->q_heads + h) * dim, job->rope, cosines, sines);
-        for (uint32_t h = 0; h < kv->kv_heads; h++) {
-            float *k = job->k + (row * kv->kv_heads + h) * dim;
-            rotate_head(k, job->rope, cosines, sines);
-            memcpy(page_rows(kv, job->layer, seq, job->pages, 0, h, pos) + slot * dim, k,
-                   dim * sizeof(float));
-            memcpy(page_rows(kv, job->layer, seq, job->pages, 1, h, pos) + slot * dim,
-                   job->v + (row * kv->kv_heads + h) * dim, dim * sizeof(float));
-        }
+        rope_row(job, seq, token, cosines, sines);
     }
 }

@@ -47,6 +47,7 @@ static struct device *create(const struct isa *isa, uint32_t threads, uint32_t c
     d->device.ops = &cpu_ops;
     d->isa = isa;
     d->cols_max = cols_max;
+    d->memory = -1;
     d->pool = pool_create(threads, err);
     if (!d->pool)
         goto out;
@@ -93,6 +94,8 @@ void cpu_destroy(struct device *d)
 {
     struct cpu_device *c = (struct cpu_device *)d;
 
+    if (c->memory >= 0)
+        close(c->memory);
     pool_destroy(c->pool);
     free(c->scratch.data);
     free(c->frequencies);
@@ -105,12 +108,33 @@ void cpu_sync(struct device *d)
     (void)d;
 }
 
+void cpu_mark(struct device *d, uint32_t number)
+{
+    (void)d;
+    (void)number;
+}
+
 int cpu_check(struct device *d, struct error *err)
 {
     /* And none can fail later. */
     (void)d;
     (void)err;
     return 0;
+}
+
+int cpu_tune(struct device *d, const struct weight *w, struct error *err)
+{
+    /* There is one way only. */
+    (void)d;
+    (void)w;
+    (void)err;
+    return 0;
+}
+
+int cpu_record(struct device *d, struct error *err)
+{
+    (void)d;
+    return error_set(err, STATUS_UNSUPPORTED, "a CPU records no graphs");
 }
 
 int cpu_memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err)

@@ -14,18 +14,35 @@ struct cpu_device {
     struct scratch scratch;
     double *frequencies; /* [cols_max / 2 + 1]: of the rotary embedding in hand */
     uint32_t cols_max;
+    int memory; /* a memfd of `handles`; -1: there is no pool */
+    uint32_t handles;
 };
+
+/* One huge page. */
+#define CPU_HANDLE_BYTES ((uint64_t)2 << 20)
 
 extern const struct device_ops cpu_ops;
 
 /* device.c's entries of the table. */
 void cpu_destroy(struct device *d);
 void cpu_sync(struct device *d);
+void cpu_mark(struct device *d, uint32_t number);
 int cpu_check(struct device *d, struct error *err);
 int cpu_memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
 void *cpu_alloc(struct device *d, uint64_t bytes, struct error *err);
 void cpu_free(struct device *d, void *p);
 void cpu_copy(struct device *d, void *to, const void *from, uint64_t bytes);
+
+/* memory.c's. */
+int cpu_pool(struct device *d, uint32_t count, struct error *err);
+void *cpu_reserve(struct device *d, uint64_t bytes, struct error *err);
+void cpu_release(struct device *d, void *range, uint64_t bytes);
+int cpu_map(struct device *d, void *range, const uint32_t *handles, uint32_t count,
+            struct error *err);
+void cpu_unmap(struct device *d, void *range, uint32_t count);
+
+int cpu_tune(struct device *d, const struct weight *w, struct error *err);
+int cpu_record(struct device *d, struct error *err);
 
 /* device_create() with the instruction set chosen by name, for tests: "portable" or "avx2".
  * UNSUPPORTED where this CPU lacks it. */

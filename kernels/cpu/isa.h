@@ -40,17 +40,26 @@ struct embed_job { /* items: rows */
     float scale;
 };
 
-struct norm_job {           /* items: rows */
-    float *out, *sum;       /* sum: x + y goes here, NULL for a plain norm */
-    const float *x, *y, *w; /* w NULL: the sum alone */
+struct norm_job { /* items: rows; as k_norm() says */
+    float *out, *x;
+    const float *y, *y_norm, *w;
     float y_scale;
     uint32_t cols;
     float eps;
 };
 
+/* Where a product's sums go: out[r * stride + j] = sum + bias[j], or += scale * sum. */
+struct matmul_out {
+    float *data;
+    size_t stride;
+    const float *bias; /* or NULL */
+    float scale;
+    int add;
+};
+
 struct matmul_job { /* items: blocks of MATMUL_BLOCK output rows */
-    float *out;
-    const float *x, *bias;
+    struct matmul_out out;
+    const float *x;
     const struct weight *w;
     uint64_t row_bytes;
     uint32_t rows;
@@ -58,9 +67,9 @@ struct matmul_job { /* items: blocks of MATMUL_BLOCK output rows */
 };
 
 struct rope_job { /* items: rows; cos, sin: [rope->dims / 2] a row, in the worker's scratch */
-    float *q, *k;
-    const float *v;
+    float *qkv;
     uint32_t q_heads, layer;
+    const struct qk_norm *norm; /* or NULL */
     const struct rope *rope;
     const double *frequencies; /* [rope->dims / 2] */
     const struct kv_layout *kv;
@@ -71,7 +80,7 @@ struct rope_job { /* items: rows; cos, sin: [rope->dims / 2] a row, in the worke
 
 struct attention_job { /* items: runs of tokens * kv heads */
     float *out;
-    const float *q;
+    const float *qkv;
     uint32_t q_heads, layer;
     const struct attention *attention;
     const struct kv_layout *kv;

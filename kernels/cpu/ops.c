@@ -37,33 +37,28 @@ static void cpu_embed(struct device *d, float *out, const struct weight *table,
     pool_run(c->pool, c->isa->embed, &job, rows, grain(ELEMENTS_WORTH, table->cols));
 }
 
-static void cpu_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
-                        uint32_t cols, float eps)
+static void cpu_norm(struct device *d, void *out, float *x, const void *y, float y_scale,
+                     const float *y_norm, const float *w, uint32_t rows, uint32_t cols, float eps)
 {
     struct cpu_device *c = (struct cpu_device *)d;
-    struct norm_job job = {.out = out, .x = x, .w = w, .cols = cols, .eps = eps};
+    struct norm_job job = {.out = out,
+                           .x = x,
+                           .y = y,
+                           .y_norm = y_norm,
+                           .w = w,
+                           .y_scale = y_scale,
+                           .cols = cols,
+                           .eps = eps};
 
     pool_run(c->pool, c->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
 }
 
-static void cpu_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
-                            const float *w, uint32_t rows, uint32_t cols, float eps)
+static void product(struct cpu_device *c, struct matmul_out out, const float *x,
+                    const struct weight *w, uint32_t rows)
 {
-    struct cpu_device *c = (struct cpu_device *)d;
-    struct norm_job job = {
-        .out = out, .sum = x, .x = x, .y = y, .w = w, .y_scale = y_scale, .cols = cols, .eps = eps};
-
-    pool_run(c->pool, c->isa->norm, &job, rows, grain(ELEMENTS_WORTH, cols));
-}
-
-static void cpu_matmul(struct device *d, float *out, const float *x, const struct weight *w,
-                       const float *bias, uint32_t rows)
-{
-    struct cpu_device *c = (struct cpu_device *)d;
     struct matmul_job job = {
         .out = out,
         .x = x,
-        .bias = bias,
         .w = w,
         .row_bytes = dtype_row_bytes(w->dtype, w->cols),
         .rows = rows,
@@ -78,22 +73,43 @@ static void cpu_matmul(struct device *d, float *out, const float *x, const struc
              grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols * rows));
 }
 
-static void cpu_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+static void cpu_matmul(struct device *d, void *out, uint32_t stride, const void *x,
+                       const struct weight *w, const float *bias, uint32_t rows)
+{
+    product((struct cpu_device *)d,
+            (struct matmul_out){.data = out, .stride = stride, .bias = bias}, x, w, rows);
+}
+
+static void cpu_matmul_f32(struct device *d, float *out, const void *x, const struct weight *w,
+                           uint32_t rows)
+{
+    product((struct cpu_device *)d, (struct matmul_out){.data = out, .stride = w->rows}, x, w,
+            rows);
+}
+
+static void cpu_matmul_add(struct device *d, float *out, float scale, const void *x,
+                           const struct weight *w, uint32_t rows)
+{
+    product((struct cpu_device *)d,
+            (struct matmul_out){.data = out, .stride = w->rows, .scale = scale, .add = 1}, x, w,
+            rows);
+}
+
+static void cpu_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                         const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
-                        const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
+                        const struct attn_step *step)
 {
     struct cpu_device *c = (struct cpu_device *)d;
     struct rope_job job = {
-        .q = q,
-        .k = k,
-        .v = v,
+        .qkv = qkv,
         .q_heads = q_heads,
         .layer = layer,
+        .norm = norm,
         .rope = rope,
         .frequencies = c->frequencies,
         .kv = kv,
-        .seqs = seqs,
-        .pages = pages,
+        .seqs = step->seqs,
+        .pages = step->pages,
         .scratch = c->scratch,
     };
     uint64_t cost = (uint64_t)(q_heads + kv->kv_heads) * kv->head_dim;
@@ -102,39 +118,39 @@ static void cpu_rope_kv(struct device *d, float *q, float *k, const float *v, ui
     for (uint32_t i = 0; i < rope->dims / 2; i++)
         c->frequencies[i] = pow((double)rope->theta, -2.0 * i / rope->dims) /
                             (rope->factors ? (double)rope->factors[i] : 1.0);
-    pool_run(c->pool, c->isa->rope, &job, total_rows(seqs, seq_count),
+    pool_run(c->pool, c->isa->rope, &job, total_rows(step->seqs, step->seq_count),
              grain(ELEMENTS_WORTH, 4 * cost));
 }
 
-static void cpu_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+static void cpu_attention(struct device *d, void *out, const void *qkv, uint32_t q_heads,
                           const struct attention *attention, const struct kv_layout *kv,
-                          uint32_t layer, const struct attn_row *seqs, uint32_t seq_count,
-                          void *const *pages)
+                          uint32_t layer, const struct attn_step *step)
 {
     struct cpu_device *c = (struct cpu_device *)d;
     struct attention_job job = {
         .out = out,
-        .q = q,
+        .qkv = qkv,
         .q_heads = q_heads,
         .layer = layer,
         .attention = attention,
         .kv = kv,
-        .seqs = seqs,
-        .pages = pages,
+        .seqs = step->seqs,
+        .pages = step->pages,
     };
     uint64_t items = 0, products = 0;
 
-    for (uint32_t i = 0; i < seq_count; i++) {
-        items += (uint64_t)ATTENTION_RUNS(seqs[i].count) * kv->kv_heads;
-        products += (uint64_t)seqs[i].count * (seqs[i].first_pos + seqs[i].count) * q_heads *
-                    kv->head_dim * 2;
+    for (uint32_t i = 0; i < step->seq_count; i++) {
+        const struct attn_row *seq = &step->seqs[i];
+        items += (uint64_t)ATTENTION_RUNS(seq->count) * kv->kv_heads;
+        products +=
+            (uint64_t)seq->count * (seq->first_pos + seq->count) * q_heads * kv->head_dim * 2;
     }
     pool_run(c->pool, c->isa->attention, &job, (uint32_t)items,
              grain(PRODUCTS_WORTH, items ? products / items : 1));
 }
 
-static void cpu_glu(struct device *d, float *out, const float *gate_up, uint32_t rows,
-                    uint32_t cols, enum activation activation)
+static void cpu_glu(struct device *d, void *out, const void *gate_up, uint32_t rows, uint32_t cols,
+                    enum activation activation)
 {
     struct cpu_device *c = (struct cpu_device *)d;
     struct glu_job job = {.out = out, .gate_up = gate_up, .cols = cols, .activation = activation};
@@ -167,7 +183,7 @@ static void cpu_route(struct device *d, uint32_t *expert_ids, float *expert_weig
     pool_run(c->pool, c->isa->route, &job, rows, grain(ELEMENTS_WORTH, (uint64_t)experts * top_k));
 }
 
-static void cpu_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
+static void cpu_matmul_expert(struct device *d, void *out, const void *x, const struct weight *w,
                               const uint32_t *expert_ids, uint32_t rows, uint32_t share)
 {
     struct cpu_device *c = (struct cpu_device *)d;
@@ -187,7 +203,7 @@ static void cpu_matmul_expert(struct device *d, float *out, const float *x, cons
              grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols));
 }
 
-static void cpu_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+static void cpu_combine(struct device *d, void *out, const void *y, const float *expert_weights,
                         uint32_t rows, uint32_t top_k, uint32_t cols)
 {
     struct cpu_device *c = (struct cpu_device *)d;
@@ -199,8 +215,12 @@ static void cpu_combine(struct device *d, float *out, const float *y, const floa
 
 const struct device_ops cpu_ops = {
     .kind = DEVICE_CPU,
+    .operand = DTYPE_F32,
     .destroy = cpu_destroy,
     .sync = cpu_sync,
+    .mark = cpu_mark,
+    .wait = cpu_mark,
+    .failed = cpu_check,
     .check = cpu_check,
     .memory = cpu_memory,
     .alloc = cpu_alloc,
@@ -208,10 +228,19 @@ const struct device_ops cpu_ops = {
     .host_alloc = cpu_alloc,
     .host_free = cpu_free,
     .copy = cpu_copy,
+    .handle_bytes = CPU_HANDLE_BYTES,
+    .pool = cpu_pool,
+    .reserve = cpu_reserve,
+    .release = cpu_release,
+    .map = cpu_map,
+    .unmap = cpu_unmap,
+    .tune = cpu_tune,
+    .record = cpu_record,
     .embed = cpu_embed,
-    .rmsnorm = cpu_rmsnorm,
-    .add_rmsnorm = cpu_add_rmsnorm,
+    .norm = cpu_norm,
     .matmul = cpu_matmul,
+    .matmul_f32 = cpu_matmul_f32,
+    .matmul_add = cpu_matmul_add,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
     .glu = cpu_glu,

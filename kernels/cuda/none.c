@@ -9,10 +9,11 @@ static int refuse(struct error *err)
                      "modelpool was built without CUDA: configure it with --with-cuda");
 }
 
-struct device *device_create_cuda(uint32_t gpu, uint32_t rows_max, uint32_t cols_max,
-                                  struct error *err)
+struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32_t rows_max,
+                                  uint32_t cols_max, struct error *err)
 {
     (void)gpu;
+    (void)precision;
     (void)rows_max;
     (void)cols_max;
     refuse(err);

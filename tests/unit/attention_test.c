@@ -105,9 +105,13 @@ static void step(struct scene *s, struct device *d, uint32_t n, const uint32_t *
     copy_rows(rows, which, n, s->k, k, kw, 0);
     copy_rows(rows, which, n, s->v, v, kw, 0);
     if (d) {
-        k_rope_kv(d, q, k, v, s->shape.q_heads, &s->rope, &s->kv, LAYER, rows, n, s->pages);
-        k_attention(d, o, q, s->shape.q_heads, &s->attention, &s->kv, LAYER, rows, n, s->pages);
+        float *qkv = fused(q, k, v, total, qw, kw);
+        const struct attn_step in = {
+            .seqs = rows, .pages = s->pages, .seq_count = n, .rows = total, .longest = total};
+        k_rope_kv(d, qkv, s->shape.q_heads, NULL, &s->rope, &s->kv, LAYER, &in);
+        k_attention(d, o, qkv, s->shape.q_heads, &s->attention, &s->kv, LAYER, &in);
         device_sync(d);
+        free(qkv);
     } else {
         ref_rope_kv(q, k, v, s->shape.q_heads, &s->rope, &s->kv, LAYER, rows, n, s->pages);
         ref_attention(o, q, s->shape.q_heads, &s->attention, &s->kv, LAYER, rows, n, s->pages);
@@ -220,8 +224,18 @@ static void test_attention(void **state)
     }
 }
 
-/* The pages after a step, of the device and of the reference. */
-static void check_rope(struct device *d, struct scene *s)
+/* The norms of q and k that the family asks for, by the reference. */
+static void norm_rows(float *x, const float *w, uint32_t rows, uint32_t heads, uint32_t dim,
+                      const struct qk_norm *norm)
+{
+    if (norm->width)
+        ref_rmsnorm(x, x, w, rows, heads * dim, norm->eps);
+    else
+        ref_rmsnorm(x, x, w, rows * heads, dim, norm->eps);
+}
+
+/* q and the pages after a step, of the device and of the reference; norm may be NULL. */
+static void check_rope(struct device *d, struct scene *s, const struct qk_norm *norm)
 {
     const struct shape *h = &s->shape;
     uint32_t count = s->tokens[0], pos = 30000;
@@ -240,24 +254,28 @@ static void check_rope(struct device *d, struct scene *s)
         memset(s->pages[i], 0, s->kv.page_bytes);
     memcpy(q, s->q[0], qn * sizeof(*q));
     memcpy(k, s->k[0], kn * sizeof(*k));
+    if (norm) {
+        norm_rows(q, norm->q, count, h->q_heads, h->head_dim, norm);
+        norm_rows(k, norm->k, count, h->kv_heads, h->head_dim, norm);
+    }
     ref_rope_kv(q, k, s->v[0], h->q_heads, &s->rope, &s->kv, LAYER, &row, 1, pages);
     for (size_t i = 0; i < 3; i++) {
         memcpy(want + i * page, s->pages[i], s->kv.page_bytes);
         memset(s->pages[i], 0, s->kv.page_bytes);
     }
-    float *dq = allocate(qn * sizeof(*q)), *dk = allocate(kn * sizeof(*k));
-    memcpy(dq, s->q[0], qn * sizeof(*q));
-    memcpy(dk, s->k[0], kn * sizeof(*k));
-    k_rope_kv(d, dq, dk, s->v[0], h->q_heads, &s->rope, &s->kv, LAYER, &row, 1, pages);
-    assert_close(dq, q, qn, 1e-6, "rotated q");
-    assert_close(dk, k, kn, 1e-6, "rotated k");
+    size_t qw = (size_t)h->q_heads * h->head_dim, kw = (size_t)h->kv_heads * h->head_dim;
+    float *qkv = fused(s->q[0], s->k[0], s->v[0], count, qw, kw);
+    const struct attn_step in = {
+        .seqs = &row, .pages = pages, .seq_count = 1, .rows = count, .longest = count};
+    k_rope_kv(d, qkv, h->q_heads, norm, &s->rope, &s->kv, LAYER, &in);
+    for (size_t r = 0; r < count; r++)
+        assert_close(qkv + r * (qw + 2 * kw), q + r * qw, qw, 2e-6, "rotated q");
     for (size_t i = 0; i < 3; i++)
-        assert_close(s->pages[i], want + i * page, page, 1e-6, "pages");
+        assert_close(s->pages[i], want + i * page, page, 2e-6, "pages");
     free(pages);
     free(q);
     free(k);
-    free(dq);
-    free(dk);
+    free(qkv);
     free(want);
 }
 
@@ -266,6 +284,7 @@ static void test_rope(void **state)
     static const uint32_t tokens[] = {35};
     static const float factors[] = {1, 2, 4, 8, 1, 2, 4, 8};
     uint64_t seed = 12;
+    float *w = random_floats(4096, &seed);
 
     (void)state;
     for (size_t n = 0; n < ISA_COUNT; n++) {
@@ -273,18 +292,21 @@ static void test_rope(void **state)
         for (size_t i = 0; d && i < SHAPES; i++) {
             struct scene s;
             scene_open(&s, &shapes[i], tokens, 1, &seed);
-            check_rope(d, &s);
+            check_rope(d, &s, NULL);
             s.rope.interleaved = 0;
-            check_rope(d, &s);
+            check_rope(d, &s, NULL);
+            check_rope(d, &s, &(struct qk_norm){.q = w, .k = w + 1, .eps = 1e-5f});
+            check_rope(d, &s, &(struct qk_norm){.q = w, .k = w + 1, .eps = 1e-5f, .width = 1});
             /* A part of the head alone, with divided frequencies. */
             s.rope.dims = shapes[i].head_dim < 16 ? 4 : 16;
             s.rope.factors = factors;
             s.rope.scale = 1.25f;
-            check_rope(d, &s);
+            check_rope(d, &s, NULL);
             scene_close(&s);
         }
         device_destroy(d);
     }
+    free(w);
 }
 
 /* Position 0 sees itself alone: its value comes back exactly, whatever the score. */

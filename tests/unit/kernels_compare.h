@@ -65,6 +65,21 @@ static inline float *random_floats(size_t n, uint64_t *state)
     return x;
 }
 
+/* Rows of q, k and v behind each other, as k_rope_kv() wants them, of widths qw, kw and kw. */
+static inline float *fused(const float *q, const float *k, const float *v, size_t rows, size_t qw,
+                           size_t kw)
+{
+    float *qkv = allocate(rows * (qw + 2 * kw) * sizeof(*qkv));
+
+    for (size_t r = 0; r < rows; r++) {
+        float *to = qkv + r * (qw + 2 * kw);
+        memcpy(to, q + r * qw, qw * sizeof(*q));
+        memcpy(to + qw, k + r * kw, kw * sizeof(*k));
+        memcpy(to + qw + kw, v + r * kw, kw * sizeof(*v));
+    }
+    return qkv;
+}
+
 /* isnan() as a function: cmocka casts its macro's result, and the compilers warn. */
 static inline int is_nan(float x)
 {

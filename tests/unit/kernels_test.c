@@ -165,26 +165,44 @@ static void check_matmul(struct device *d, struct device *other, enum dtype dtyp
     float *x = random_floats((size_t)ROWS_MAX * cols, seed), *bias = random_floats(out, seed);
     float *all = allocate((size_t)ROWS_MAX * out * sizeof(*all));
     float *part = allocate((size_t)ROWS_MAX * out * sizeof(*part));
+    float *sums = allocate((size_t)ROWS_MAX * out * sizeof(*sums));
 
-    k_matmul(d, all, x, &w, bias, ROWS_MAX);
+    k_matmul(d, all, out, x, &w, bias, ROWS_MAX);
     assert_product(all, x, &w, bias, ROWS_MAX);
     for (uint32_t rows = 1; rows < ROWS_MAX; rows += rows < 8 ? 1 : 5) {
         size_t first = ROWS_MAX - rows;
-        k_matmul(d, part, x + first * cols, &w, bias, rows);
+        k_matmul(d, part, out, x + first * cols, &w, bias, rows);
         assert_same_bits(part, all + first * out, (size_t)rows * out, "fewer rows");
     }
-    k_matmul(other, part, x, &w, bias, ROWS_MAX);
+    k_matmul(other, part, out, x, &w, bias, ROWS_MAX);
     assert_same_bits(part, all, (size_t)ROWS_MAX * out, "other threads");
     slice.rows = (out + 1) / 2;
     slice.data = (const char *)w.data + (out - slice.rows) * dtype_row_bytes(dtype, cols);
     for (uint32_t rows = 1; rows <= 2; rows++) {
-        k_matmul(d, part, x, &slice, bias + out - slice.rows, rows);
-        for (size_t r = 0; r < rows; r++)
-            assert_same_bits(part + r * slice.rows, all + r * out + out - slice.rows, slice.rows,
+        float *at = part + out - slice.rows;
+        for (size_t i = 0; i < (size_t)rows * out; i++)
+            part[i] = -7;
+        k_matmul(d, at, out, x, &slice, bias + out - slice.rows, rows);
+        for (size_t r = 0; r < rows; r++) {
+            assert_same_bits(at + r * out, all + r * out + out - slice.rows, slice.rows,
                              "slice of a matrix");
+            for (size_t j = 0; j < out - slice.rows; j++)
+                assert_true(part[r * out + j] == -7);
+        }
     }
-    k_matmul(d, part, x, &w, NULL, 1);
-    assert_product(part, x, &w, NULL, 1);
+    k_matmul_f32(d, part, x, &w, ROWS_MAX);
+    assert_product(part, x, &w, NULL, ROWS_MAX);
+    /* Added to what is there: the same sums, scaled. */
+    for (uint32_t rows = 1; rows <= ROWS_MAX; rows += ROWS_MAX - 1) {
+        for (size_t i = 0; i < (size_t)rows * out; i++) {
+            volatile float scaled = part[i] * 0.5f;
+            all[i] = (float)(i % 9) + scaled;
+            sums[i] = (float)(i % 9);
+        }
+        k_matmul_add(d, sums, 0.5f, x, &w, rows);
+        assert_same_bits(sums, all, (size_t)rows * out, "product added");
+    }
+    free(sums);
     free((void *)(uintptr_t)w.data);
     free(x);
     free(bias);
@@ -224,7 +242,7 @@ static void test_matmul_passes_nan_on(void **state)
         struct device *d = open_device(isa_names[n], 1, 64);
         if (!d)
             continue;
-        k_matmul(d, out, x, &w, NULL, 2);
+        k_matmul(d, out, 5, x, &w, NULL, 2);
         for (int j = 0; j < 5; j++) {
             assert_false(is_nan(out[j]));
             assert_true(is_nan(out[5 + j]));
@@ -246,21 +264,31 @@ static void check_norms(struct device *d, uint32_t rows, uint32_t cols, uint64_t
     float *x = random_floats(n, seed), *y = random_floats(n, seed), *w = random_floats(cols, seed);
     float *sum = allocate(n * sizeof(*sum)), *got = allocate(n * sizeof(*got));
     float *want = allocate(n * sizeof(*want)), *alone = allocate(cols * sizeof(*alone));
+    float *normed = allocate(n * sizeof(*normed));
 
-    k_rmsnorm(d, got, x, w, rows, cols, 1e-5f);
+    k_norm(d, got, x, NULL, 0, NULL, w, rows, cols, 1e-5f);
     ref_rmsnorm(want, x, w, rows, cols, 1e-5f);
-    assert_close(got, want, n, 2e-6, "rmsnorm");
-    k_rmsnorm(d, alone, x + n - cols, w, 1, cols, 1e-5f);
-    assert_same_bits(alone, got + n - cols, cols, "rmsnorm of one row");
+    assert_close(got, want, n, 2e-6, "norm");
+    k_norm(d, alone, x + n - cols, NULL, 0, NULL, w, 1, cols, 1e-5f);
+    assert_same_bits(alone, got + n - cols, cols, "norm of one row");
+    k_norm(d, got, x, NULL, 0, NULL, NULL, rows, cols, 1e-5f);
+    assert_same_bits(got, x, n, "no norm");
+
+    /* y normed, then added. */
+    k_norm(d, normed, y, NULL, 0, NULL, w, rows, cols, 1e-5f);
+    for (size_t i = 0; i < n; i++)
+        sum[i] = x[i] + normed[i];
+    memcpy(got, x, n * sizeof(*x));
+    k_norm(d, want, got, y, 1, w, w, rows, cols, 1e-5f);
+    assert_same_bits(got, sum, n, "sum of a normed part");
 
     for (size_t i = 0; i < n; i++)
         sum[i] = x[i] + y[i];
-    k_rmsnorm(d, want, sum, w, rows, cols, 1e-5f);
-    k_add_rmsnorm(d, got, x, y, 1, w, rows, cols, 1e-5f);
-    assert_same_bits(x, sum, n, "sum of add_rmsnorm");
-    assert_same_bits(got, want, n, "add_rmsnorm");
-    k_rmsnorm(d, sum, sum, w, rows, cols, 1e-5f);
-    assert_same_bits(sum, want, n, "rmsnorm in place");
+    k_norm(d, want, sum, NULL, 0, NULL, w, rows, cols, 1e-5f);
+    k_norm(d, got, x, y, 1, NULL, w, rows, cols, 1e-5f);
+    assert_same_bits(x, sum, n, "sum before the norm");
+    assert_same_bits(got, want, n, "norm of a sum");
+    free(normed);
     free(x);
     free(y);
     free(w);
@@ -394,14 +422,14 @@ static void test_scale(void **state)
     }
 }
 
-/* The sum alone, and with a factor, both as plain float arithmetic gives it. */
+/* A sum with a factor, as plain float arithmetic gives it. */
 static void test_scaled_sum(void **state)
 {
     uint64_t seed = 7;
     uint32_t n = 3 * 77;
     float *x = random_floats(n, &seed), *y = random_floats(n, &seed);
     float *sum = allocate(n * sizeof(*sum)), *got = allocate(n * sizeof(*got));
-    float out = 5;
+    float *out = allocate(n * sizeof(*out));
 
     (void)state;
     for (size_t i = 0; i < ISA_COUNT; i++) {
@@ -413,15 +441,16 @@ static void test_scaled_sum(void **state)
             sum[j] = x[j] + part;
             got[j] = x[j];
         }
-        k_add_rmsnorm(d, &out, got, y, 0.22f, NULL, 3, 77, 1e-5f);
+        k_norm(d, out, got, y, 0.22f, NULL, NULL, 3, 77, 1e-5f);
         assert_same_bits(got, sum, n, "scaled sum");
-        assert_true(out == 5);
+        assert_same_bits(out, sum, n, "scaled sum handed on");
         device_destroy(d);
     }
     free(x);
     free(y);
     free(sum);
     free(got);
+    free(out);
 }
 
 /* ---- experts ------------------------------------------------------------------------------- */
@@ -478,7 +507,7 @@ static void check_experts(struct device *d, enum dtype dtype, uint64_t *seed)
     k_matmul_expert(d, got, x, &all, ids, 6, 2);
     for (uint32_t i = 0; i < 6; i++) {
         one.data = (const char *)all.data + ids[i] * 21 * dtype_row_bytes(dtype, 256);
-        k_matmul(d, want, x + i / 2 * 256, &one, NULL, 1);
+        k_matmul(d, want, 21, x + i / 2 * 256, &one, NULL, 1);
         assert_same_bits(got + (size_t)i * 21, want, 21, "an expert's product");
         shares[i] = (float)(i + 1) / 8;
     }
