@@ -17,13 +17,24 @@ extern "C" {
 #include "kernels/device.h"
 }
 
+struct attention_scratch;
+struct chosen;
+struct tuned;
+struct vmm;
+
 struct cuda_device {
     struct device device; /* first: the pointers are the same */
     int gpu;
     uint32_t sms; /* multiprocessors */
     uint32_t rows_max, cols_max;
+    bool overlap; /* a kernel may begin before the one ahead of it has ended */
     cudaStream_t stream;
-    cudaError_t failed; /* the first thing that went wrong */
+    cudaEvent_t marks[DEVICE_MARKS];
+    cudaError_t failed;                  /* the first thing that went wrong */
+    struct vmm *vmm;                     /* of memory.cu */
+    struct tuned *tuned;                 /* of tune.cu; with bfloat16 operands alone */
+    struct chosen *chosen;               /* of chosen.cu; with bfloat16 operands alone */
+    struct attention_scratch *attention; /* of attention.cu */
 };
 
 #define WARP      32u
@@ -31,34 +42,113 @@ struct cuda_device {
 
 /* Make the device's GPU this thread's: every entry from outside begins with it. */
 struct cuda_device *cuda_enter(struct device *d);
-/* Remember an error.  After a launch: cuda_note(c, cudaGetLastError()). */
+/* Remember an error. */
 void cuda_note(struct cuda_device *c, cudaError_t e);
 /* -1, with CUDA's words behind ours. */
 int cuda_failed(struct error *err, cudaError_t e, const char *doing);
 
+/* Start a kernel whose first act is await_kernels(): it is brought onto the GPU while the one ahead
+ * of it still runs. */
+template <typename... P, typename... A>
+static inline void cuda_launch(struct cuda_device *c, void (*kernel)(P...), dim3 grid,
+                               uint32_t threads, size_t shared, A... args)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute overlap = {};
+
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = c->stream;
+    config.attrs = &overlap;
+    config.numAttrs = c->overlap ? 1 : 0;
+    cuda_note(c, cudaLaunchKernelEx(&config, kernel, P(args)...));
+}
+
+/* step.cu */
+cudaError_t cuda_marks_open(struct cuda_device *c);
+void cuda_marks_close(struct cuda_device *c);
+void cuda_mark(struct device *d, uint32_t number);
+void cuda_wait(struct device *d, uint32_t number);
+int cuda_has_failed(struct device *d, struct error *err);
+void cuda_feed(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows);
+
+/* memory.cu */
+#define CUDA_HANDLE_BYTES (64ull << 20)
+int cuda_memory_open(struct cuda_device *c, struct error *err);
+void cuda_memory_close(struct cuda_device *c);
+int cuda_memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err);
+void *cuda_alloc(struct device *d, uint64_t bytes, struct error *err);
+void cuda_free(struct device *d, void *p);
+void *cuda_host_alloc(struct device *d, uint64_t bytes, struct error *err);
+void cuda_host_free(struct device *d, void *p);
+void cuda_copy(struct device *d, void *to, const void *from, uint64_t bytes);
+int cuda_pool(struct device *d, uint32_t count, struct error *err);
+void *cuda_reserve(struct device *d, uint64_t bytes, struct error *err);
+void cuda_release(struct device *d, void *range, uint64_t bytes);
+int cuda_map(struct device *d, void *range, const uint32_t *handles, uint32_t count,
+             struct error *err);
+void cuda_unmap(struct device *d, void *range, uint32_t count);
+
+/* attention.cu: what its kernels need beside their arguments, into c->attention.  close() also
+ * after a failed or no open(). */
+int cuda_attention_open(struct cuda_device *c, struct error *err);
+void cuda_attention_close(struct cuda_device *c);
+
+/* tune.cu: what products with bfloat16 operands need, into c->tuned; as above. */
+int cuda_tune_open(struct cuda_device *c, struct error *err);
+void cuda_tune_close(struct cuda_device *c);
+int cuda_tune(struct device *d, const struct weight *w, struct error *err);
+
+/* chosen.cu: what products by chosen experts need, into c->chosen; as above. */
+int cuda_chosen_open(struct cuda_device *c, struct error *err);
+void cuda_chosen_close(struct cuda_device *c);
+
+/* graph.cu */
+int cuda_record(struct device *d, struct error *err);
+struct graph *cuda_recorded(struct device *d, struct error *err);
+void cuda_replay(struct device *d, struct graph *g);
+void cuda_graph_free(struct device *d, struct graph *g);
+
+/* The operations.  Those over T are there for float and for __nv_bfloat16 operands. */
 void cuda_embed(struct device *d, float *out, const struct weight *table, const uint32_t *tokens,
                 uint32_t rows, float scale);
-void cuda_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
-                  uint32_t cols, float eps);
-void cuda_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
-                      const float *w, uint32_t rows, uint32_t cols, float eps);
-void cuda_matmul(struct device *d, float *out, const float *x, const struct weight *w,
-                 const float *bias, uint32_t rows);
-void cuda_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
+template <typename T>
+void cuda_norm(struct device *d, void *out, float *x, const void *y, float y_scale,
+               const float *y_norm, const float *w, uint32_t rows, uint32_t cols, float eps);
+template <typename T>
+void cuda_matmul(struct device *d, void *out, uint32_t stride, const void *x,
+                 const struct weight *w, const float *bias, uint32_t rows);
+template <typename T>
+void cuda_matmul_f32(struct device *d, float *out, const void *x, const struct weight *w,
+                     uint32_t rows);
+template <typename T>
+void cuda_matmul_add(struct device *d, float *out, float scale, const void *x,
+                     const struct weight *w, uint32_t rows);
+template <typename T>
+void cuda_matmul_expert(struct device *d, void *out, const void *x, const struct weight *w,
+                        const uint32_t *expert_ids, uint32_t rows, uint32_t share);
+template <typename T>
+void cuda_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                   const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
-                  const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
-void cuda_attention(struct device *d, float *out, const float *q, uint32_t q_heads,
+                  const struct attn_step *step);
+template <typename T>
+void cuda_attention(struct device *d, void *out, const void *qkv, uint32_t q_heads,
                     const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
-                    const struct attn_row *seqs, uint32_t seq_count, void *const *pages);
-void cuda_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+                    const struct attn_step *step);
+template <typename T>
+void cuda_glu(struct device *d, void *out, const void *gate_up, uint32_t rows, uint32_t cols,
               enum activation activation);
 void cuda_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale,
                 float softcap);
+void cuda_sample(struct device *d, uint32_t *tokens, const float *logits, const struct sample *how,
+                 uint32_t rows, uint32_t vocabulary);
 void cuda_route(struct device *d, uint32_t *expert_ids, float *expert_weights, const float *logits,
                 uint32_t rows, uint32_t experts, uint32_t top_k, int renormalize);
-void cuda_matmul_expert(struct device *d, float *out, const float *x, const struct weight *w,
-                        const uint32_t *expert_ids, uint32_t rows, uint32_t share);
-void cuda_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+template <typename T>
+void cuda_combine(struct device *d, void *out, const void *y, const float *expert_weights,
                   uint32_t rows, uint32_t top_k, uint32_t cols);
 
 #endif

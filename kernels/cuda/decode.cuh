@@ -12,10 +12,9 @@
 
 #include <cuda_fp16.h>
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/operand.cuh"
 
 #define STEP_COLS 256u
-#define FN        static __device__ __forceinline__
 
 /* Volatile, so that the compiler leaves them where they are, ahead of their use. */
 FN uint32_t load16(const uint8_t *p)
@@ -432,36 +431,37 @@ struct q6_k_codec {
     }
 };
 
-/* Call F<codec>::run(args...) for the type. */
-template <template <class> class F, class... A> void with_codec(enum dtype dtype, A... args)
+/* Call F<codec, T>::run(args...) for the type. */
+template <template <class, typename> class F, typename T, class... A>
+void with_codec(enum dtype dtype, A... args)
 {
     switch (dtype) {
     case DTYPE_F32:
-        return F<f32_codec>::run(args...);
+        return F<f32_codec, T>::run(args...);
     case DTYPE_F16:
-        return F<wide_codec<false>>::run(args...);
+        return F<wide_codec<false>, T>::run(args...);
     case DTYPE_BF16:
-        return F<wide_codec<true>>::run(args...);
+        return F<wide_codec<true>, T>::run(args...);
     case DTYPE_Q4_0:
-        return F<nibble_codec<false, false>>::run(args...);
+        return F<nibble_codec<false, false>, T>::run(args...);
     case DTYPE_Q4_1:
-        return F<nibble_codec<true, false>>::run(args...);
+        return F<nibble_codec<true, false>, T>::run(args...);
     case DTYPE_Q5_0:
-        return F<nibble_codec<false, true>>::run(args...);
+        return F<nibble_codec<false, true>, T>::run(args...);
     case DTYPE_Q5_1:
-        return F<nibble_codec<true, true>>::run(args...);
+        return F<nibble_codec<true, true>, T>::run(args...);
     case DTYPE_Q8_0:
-        return F<q8_0_codec>::run(args...);
+        return F<q8_0_codec, T>::run(args...);
     case DTYPE_Q2_K:
-        return F<q2_k_codec>::run(args...);
+        return F<q2_k_codec, T>::run(args...);
     case DTYPE_Q3_K:
-        return F<q3_k_codec>::run(args...);
+        return F<q3_k_codec, T>::run(args...);
     case DTYPE_Q4_K:
-        return F<k_codec<false>>::run(args...);
+        return F<k_codec<false>, T>::run(args...);
     case DTYPE_Q5_K:
-        return F<k_codec<true>>::run(args...);
+        return F<k_codec<true>, T>::run(args...);
     case DTYPE_Q6_K:
-        return F<q6_k_codec>::run(args...);
+        return F<q6_k_codec, T>::run(args...);
     }
 }
 

@@ -1,7 +1,7 @@
 /*
  * device.cu - a GPU as a device: its context, stream and memory
  */
-#include <inttypes.h>
+#include <cuda_bf16.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -40,10 +40,15 @@ static void destroy(struct device *d)
 {
     struct cuda_device *c = cuda_enter(d);
 
-    if (c->stream) {
+    if (c->stream)
         cudaStreamSynchronize(c->stream);
+    cuda_attention_close(c);
+    cuda_chosen_close(c);
+    cuda_tune_close(c);
+    cuda_memory_close(c);
+    cuda_marks_close(c);
+    if (c->stream)
         cudaStreamDestroy(c->stream);
-    }
     free(c);
 }
 
@@ -64,90 +69,60 @@ static int check(struct device *d, struct error *err)
     return 0;
 }
 
-static int memory(struct device *d, uint64_t *free_bytes, uint64_t *total, struct error *err)
+static int no_tune(struct device *d, const struct weight *w, struct error *err)
 {
-    size_t left, all;
-
-    cuda_enter(d);
-    cudaError_t e = cudaMemGetInfo(&left, &all);
-    if (e != cudaSuccess)
-        return cuda_failed(err, e, "cannot tell how much memory the GPU has");
-    *free_bytes = left;
-    *total = all;
+    (void)d;
+    (void)w;
+    (void)err;
     return 0;
 }
 
-/* A failed call must not be met again as the last error of the next launch. */
-static void *allocated(void *p, cudaError_t e, uint64_t bytes, const char *where, struct error *err)
-{
-    char doing[96];
-
-    if (e == cudaSuccess)
-        return p;
-    cudaGetLastError();
-    snprintf(doing, sizeof(doing), "no %" PRIu64 " bytes of %s memory", bytes, where);
-    cuda_failed(err, e, doing);
-    return NULL;
-}
-
-static void *alloc(struct device *d, uint64_t bytes, struct error *err)
-{
-    void *p = NULL;
-
-    cuda_enter(d);
-    cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
-    return allocated(p, e, bytes, "GPU", err);
-}
-
-static void release(struct device *d, void *p)
-{
-    cuda_note(cuda_enter(d), cudaFree(p));
-}
-
-static void *host_alloc(struct device *d, uint64_t bytes, struct error *err)
-{
-    void *p = NULL;
-
-    cuda_enter(d);
-    cudaError_t e = cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocPortable);
-    return allocated(p, e, bytes, "pinned host", err);
-}
-
-static void host_free(struct device *d, void *p)
-{
-    cuda_note(cuda_enter(d), cudaFreeHost(p));
-}
-
-static void copy(struct device *d, void *to, const void *from, uint64_t bytes)
-{
-    struct cuda_device *c = cuda_enter(d);
-
-    cuda_note(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, c->stream));
-}
-
-static const struct device_ops cuda_ops = {
+template <typename T>
+static const struct device_ops ops = {
     .kind = DEVICE_CUDA,
+    .operand = sizeof(T) == 2 ? DTYPE_BF16 : DTYPE_F32,
     .destroy = destroy,
     .sync = sync,
+    .mark = cuda_mark,
+    .wait = cuda_wait,
+    .failed = cuda_has_failed,
     .check = check,
-    .memory = memory,
-    .alloc = alloc,
-    .free = release,
-    .host_alloc = host_alloc,
-    .host_free = host_free,
-    .copy = copy,
+    .memory = cuda_memory,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
+    .copy = cuda_copy,
+    .handle_bytes = CUDA_HANDLE_BYTES,
+    .pool = cuda_pool,
+    .reserve = cuda_reserve,
+    .release = cuda_release,
+    .map = cuda_map,
+    .unmap = cuda_unmap,
+    .tune = sizeof(T) == 2 ? cuda_tune : no_tune,
+    .record = cuda_record,
+    .recorded = cuda_recorded,
+    .replay = cuda_replay,
+    .graph_free = cuda_graph_free,
     .embed = cuda_embed,
-    .rmsnorm = cuda_rmsnorm,
-    .add_rmsnorm = cuda_add_rmsnorm,
-    .matmul = cuda_matmul,
-    .rope_kv = cuda_rope_kv,
-    .attention = cuda_attention,
-    .glu = cuda_glu,
+    .norm = cuda_norm<T>,
+    .matmul = cuda_matmul<T>,
+    .matmul_f32 = cuda_matmul_f32<T>,
+    .matmul_add = cuda_matmul_add<T>,
+    .rope_kv = cuda_rope_kv<T>,
+    .attention = cuda_attention<T>,
+    .glu = cuda_glu<T>,
     .scale = cuda_scale,
+    .feed = cuda_feed,
+    .sample = cuda_sample,
     .route = cuda_route,
-    .matmul_expert = cuda_matmul_expert,
-    .combine = cuda_combine,
+    .matmul_expert = cuda_matmul_expert<T>,
+    .combine = cuda_combine<T>,
 };
+
+static __global__ void empty_kernel(void)
+{
+}
 
 /* Its properties into c; refuses what the kernels were not built for. */
 static int probe(struct cuda_device *c, uint32_t gpu, struct error *err)
@@ -169,13 +144,32 @@ static int probe(struct cuda_device *c, uint32_t gpu, struct error *err)
                          "GPU %u is a %s of compute capability %d.%d: 8.0 is needed", gpu, p.name,
                          p.major, p.minor);
     c->sms = (uint32_t)p.multiProcessorCount;
-    snprintf(c->device.name, sizeof(c->device.name), "cuda %u, %.64s, sm_%d%d, %u multiprocessors",
-             gpu, p.name, p.major, p.minor, c->sms);
+    snprintf(c->device.name, sizeof(c->device.name),
+             "cuda %u, %.64s, sm_%d%d, %u multiprocessors, %s", gpu, p.name, p.major, p.minor,
+             c->sms, c->device.ops->operand == DTYPE_BF16 ? "bfloat16" : "float32");
     return 0;
 }
 
-struct device *device_create_cuda(uint32_t gpu, uint32_t rows_max, uint32_t cols_max,
-                                  struct error *err)
+/* Kernels that begin before the one ahead of them has ended: where the code that runs is built for
+ * GPUs that know it. */
+static cudaError_t open_stream(struct cuda_device *c)
+{
+    struct cudaFuncAttributes built;
+    cudaError_t e = cudaSetDevice(c->gpu);
+
+    if (e == cudaSuccess)
+        e = cudaFuncGetAttributes(&built, empty_kernel);
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess)
+        e = cuda_marks_open(c);
+    if (e == cudaSuccess)
+        c->overlap = built.ptxVersion >= 90;
+    return e;
+}
+
+struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32_t rows_max,
+                                  uint32_t cols_max, struct error *err)
 {
     struct cuda_device *c = NULL;
     cudaError_t e;
@@ -190,20 +184,25 @@ struct device *device_create_cuda(uint32_t gpu, uint32_t rows_max, uint32_t cols
         error_set(err, STATUS_NOMEM, "no memory for a device");
         return NULL;
     }
-    c->device.ops = &cuda_ops;
+    c->device.ops = precision == PRECISION_FAST ? &ops<__nv_bfloat16> : &ops<float>;
     c->rows_max = rows_max;
     c->cols_max = cols_max;
-    if (probe(c, gpu, err) != 0)
-        goto fail;
-    e = cudaSetDevice(c->gpu);
-    if (e == cudaSuccess)
-        e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
+    if (probe(c, gpu, err) != 0) {
+        free(c);
+        return NULL;
+    }
+    e = open_stream(c);
     if (e != cudaSuccess) {
         cuda_failed(err, e, "no context on the GPU");
         goto fail;
     }
+    if (cuda_memory_open(c, err) != 0 || cuda_attention_open(c, err) != 0)
+        goto fail;
+    if (precision == PRECISION_FAST &&
+        (cuda_tune_open(c, err) != 0 || cuda_chosen_open(c, err) != 0))
+        goto fail;
     return &c->device;
 fail:
-    free(c);
+    destroy(&c->device);
     return NULL;
 }

@@ -3,7 +3,7 @@
  */
 #include <math.h>
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/operand.cuh"
 
 #define ROUTE_WARPS 4u
 #define EXPERTS_MAX 2048u /* a bit each in the lanes' masks */
@@ -59,6 +59,7 @@ static __global__ void route_kernel(uint32_t *ids, float *weights, const float *
     float max = 0, chosen = 0, all = 0;
     uint64_t taken = 0;
 
+    await_kernels();
     if (row >= rows)
         return;
     logits += (size_t)row * experts;
@@ -96,33 +97,41 @@ void cuda_route(struct device *d, uint32_t *expert_ids, float *expert_weights, c
         cuda_note(c, cudaErrorInvalidValue);
         return;
     }
-    route_kernel<<<(rows + ROUTE_WARPS - 1) / ROUTE_WARPS, ROUTE_WARPS * WARP, 0, c->stream>>>(
-        expert_ids, expert_weights, logits, rows, experts, top_k, renormalize);
-    cuda_note(c, cudaGetLastError());
+    cuda_launch(c, route_kernel, (rows + ROUTE_WARPS - 1) / ROUTE_WARPS, ROUTE_WARPS * WARP, 0,
+                expert_ids, expert_weights, logits, rows, experts, top_k, renormalize);
 }
 
-static __global__ void combine_kernel(float *out, const float *y, const float *weights,
-                                      uint32_t top_k, uint32_t cols)
+template <typename T>
+static __global__ void combine_kernel(T *out, const T *y, const float *weights, uint32_t top_k,
+                                      uint32_t cols)
 {
     size_t row = blockIdx.x;
     uint32_t i = blockIdx.y * blockDim.x + threadIdx.x;
     float sum = 0;
 
+    await_kernels();
     if (i >= cols)
         return;
     for (size_t k = row * top_k; k < (row + 1) * top_k; k++)
-        sum = fmaf(weights[k], y[k * cols + i], sum);
-    out[row * cols + i] = sum;
+        sum = fmaf(weights[k], operand_load(y + k * cols + i), sum);
+    operand_store(out + row * cols + i, sum);
 }
 
-void cuda_combine(struct device *d, float *out, const float *y, const float *expert_weights,
+template <typename T>
+void cuda_combine(struct device *d, void *out, const void *y, const float *expert_weights,
                   uint32_t rows, uint32_t top_k, uint32_t cols)
 {
     struct cuda_device *c = cuda_enter(d);
 
     if (rows == 0 || cols == 0)
         return;
-    combine_kernel<<<dim3(rows, (cols + 255) / 256), 256, 0, c->stream>>>(out, y, expert_weights,
-                                                                          top_k, cols);
-    cuda_note(c, cudaGetLastError());
+    cuda_launch(c, combine_kernel<T>, dim3(rows, (cols + 255) / 256), 256, 0, (T *)out,
+                (const T *)y, expert_weights, top_k, cols);
 }
+
+template void cuda_combine<float>(struct device *d, void *out, const void *y,
+                                  const float *expert_weights, uint32_t rows, uint32_t top_k,
+                                  uint32_t cols);
+template void cuda_combine<__nv_bfloat16>(struct device *d, void *out, const void *y,
+                                          const float *expert_weights, uint32_t rows,
+                                          uint32_t top_k, uint32_t cols);

@@ -230,7 +230,7 @@ int limits_measure(uint32_t gpu, unsigned what, limit_f *found, void *arg, struc
         int (*run)(struct probe *p, struct error *err);
     } probes[] = {
         {LIMITS_HBM, probe_hbm}, {LIMITS_COPY, probe_copy},     {LIMITS_GEMM, probe_gemm},
-        {LIMITS_VMM, probe_vmm}, {LIMITS_MATMUL, probe_matmul},
+        {LIMITS_VMM, probe_vmm}, {LIMITS_MATMUL, probe_matmul}, {LIMITS_ATTENTION, probe_attention},
     };
     struct limits_gpu about;
     struct probe p = {};

@@ -73,5 +73,6 @@ int probe_sample(struct probe *p, struct limit *l, F work, V value, struct error
 int probe_gemm(struct probe *p, struct error *err);
 int probe_vmm(struct probe *p, struct error *err);
 int probe_matmul(struct probe *p, struct error *err);
+int probe_attention(struct probe *p, struct error *err);
 
 #endif

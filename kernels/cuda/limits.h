@@ -12,12 +12,13 @@
 
 /* What to measure: bits. */
 enum limits {
-    LIMITS_HBM = 1 << 0,    /* reading device memory */
-    LIMITS_COPY = 1 << 1,   /* pinned host memory to the device, back, both */
-    LIMITS_GEMM = 1 << 2,   /* bf16 products by cuBLASLt */
-    LIMITS_VMM = 1 << 3,    /* physical handles mapped into ranges */
-    LIMITS_MATMUL = 1 << 4, /* k_matmul of this library */
-    LIMITS_ALL = 31,
+    LIMITS_HBM = 1 << 0,       /* reading device memory */
+    LIMITS_COPY = 1 << 1,      /* pinned host memory to the device, back, both */
+    LIMITS_GEMM = 1 << 2,      /* bf16 products by cuBLASLt */
+    LIMITS_VMM = 1 << 3,       /* physical handles mapped into ranges */
+    LIMITS_MATMUL = 1 << 4,    /* k_matmul of this library, beside cuBLASLt */
+    LIMITS_ATTENTION = 1 << 5, /* its k_attention and k_sample */
+    LIMITS_ALL = 63,
 };
 
 /* One figure.  Strings live as long as the call of limit_f. */

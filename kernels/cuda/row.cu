@@ -1,81 +1,198 @@
 /*
- * row.cu - operations on rows of activations: norms, gates, rotary embedding
+ * row.cu - operations on rows of activations: norms, gates, scales
  */
 #include <math.h>
-#include <string.h>
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/operand.cuh"
 
-#define NORM_THREADS 256u
-#define NORM_WARPS   (NORM_THREADS / WARP)
-#define ROPE_THREADS 256u
-#define ROPE_PAIRS   512u /* of a head, at most */
+#define NORM_WARPS_MAX 32u
+#define NORM_KEPT      2u /* vectors of a row that a thread keeps in registers */
 
 /* Sum over the block, the same in every thread: lanes pairwise, then the warps in their order. */
 static __device__ float block_sum(float v)
 {
-    __shared__ float warps[NORM_WARPS];
+    __shared__ float warps[NORM_WARPS_MAX];
     float sum = 0;
 
     for (int i = 16; i > 0; i /= 2)
         v += __shfl_xor_sync(ALL_LANES, v, i);
+    __syncthreads(); /* the sum before this one was read */
     if (threadIdx.x % WARP == 0)
         warps[threadIdx.x / WARP] = v;
     __syncthreads();
-    for (uint32_t i = 0; i < NORM_WARPS; i++)
+    for (uint32_t i = 0; i < blockDim.x / WARP; i++)
         sum += warps[i];
     return sum;
 }
 
-/* A block a row.  y NULL: a plain norm; else sum = x + y_scale * y is stored and normalised, or
- * with w NULL stored alone.  A thread writes only the columns that it alone reads, so out and sum
- * may be x. */
-static __global__ void norm_kernel(float *out, float *sum, const float *x, const float *y,
-                                   float y_scale, const float *w, uint32_t cols, float eps)
-{
-    size_t row = (size_t)blockIdx.x * cols;
-    const float *a = y ? sum : x;
-    float squares = 0;
+/* N consecutive elements: 4 where rows are aligned, or 1. */
+template <int N> struct span {
+    float v[N];
+};
 
-    for (uint32_t i = threadIdx.x; i < cols; i += NORM_THREADS) {
-        float v = x[row + i];
-        if (y) {
-            v += y_scale * y[row + i];
-            sum[row + i] = v;
-        }
-        squares = fmaf(v, v, squares);
+template <int N, typename T> FN span<N> span_load(const T *p)
+{
+    span<N> s;
+
+    if constexpr (N == 4) {
+        float4 v = operand_load4(p);
+        s = {{v.x, v.y, v.z, v.w}};
+    } else {
+        s.v[0] = operand_load(p);
     }
-    if (!w)
-        return;
-    float scale = 1 / sqrtf(block_sum(squares) / (float)cols + eps);
-    for (uint32_t i = threadIdx.x; i < cols; i += NORM_THREADS)
-        out[row + i] = a[row + i] * scale * w[i];
+    return s;
 }
 
-void cuda_rmsnorm(struct device *d, float *out, const float *x, const float *w, uint32_t rows,
-                  uint32_t cols, float eps)
+template <int N, typename T> FN void span_store(T *p, const span<N> &s)
+{
+    if constexpr (N == 4)
+        operand_store4(p, {s.v[0], s.v[1], s.v[2], s.v[3]});
+    else
+        operand_store(p, s.v[0]);
+}
+
+template <int N> FN float add_squares(float sum, const span<N> &s)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        sum = fmaf(s.v[i], s.v[i], sum);
+    return sum;
+}
+
+template <typename T> struct norm_args {
+    T *out;
+    float *x;
+    const T *y;
+    float y_scale;
+    const float *y_norm, *w;
+    uint32_t cols;
+    float eps;
+};
+
+/* x + y_scale * (y_norm ? y * scale * n : y) of one span; without y: x. */
+template <int N, typename T>
+FN span<N> summed(const norm_args<T> &a, size_t row, uint32_t i, const span<N> &y, const span<N> &n,
+                  float scale)
+{
+    span<N> s = span_load<N>(a.x + row + i);
+
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (a.y)
+            s.v[k] += a.y_scale * (a.y_norm ? y.v[k] * scale * n.v[k] : y.v[k]);
+    if (a.y)
+        span_store<N>(a.x + row + i, s);
+    return s;
+}
+
+/* out = s * scale * w, or s. */
+template <int N, typename T>
+FN void finished(const norm_args<T> &a, size_t row, uint32_t i, span<N> s, const span<N> &w,
+                 float scale)
+{
+    if (a.w) {
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            s.v[k] = s.v[k] * scale * w.v[k];
+    }
+    span_store<N>(a.out + row + i, s);
+}
+
+/* Weights of a norm, where there is one. */
+template <int N> FN span<N> weights(const float *w, uint32_t i, uint32_t cols)
+{
+    return w && i < cols ? span_load<N>(w + i) : span<N>{};
+}
+
+/* A block a row.  The first spans of each thread stay in registers, their weights are read ahead of
+ * the kernels before; further ones are read again.  A thread reads and writes its own columns
+ * alone, so out may be x or y. */
+template <int N, typename T> static __global__ void norm_kernel(const norm_args<T> a)
+{
+    size_t row = (size_t)blockIdx.x * a.cols;
+    uint32_t step = blockDim.x * N, begin = threadIdx.x * N, rest = begin + NORM_KEPT * step;
+    float squares = 0, scale = 0;
+    span<N> y[NORM_KEPT] = {}, s[NORM_KEPT] = {}, n[NORM_KEPT], w[NORM_KEPT];
+
+#pragma unroll
+    for (uint32_t k = 0; k < NORM_KEPT; k++) {
+        n[k] = weights<N>(a.y_norm, begin + k * step, a.cols);
+        w[k] = weights<N>(a.w, begin + k * step, a.cols);
+    }
+    await_kernels();
+    if (a.y) {
+#pragma unroll
+        for (uint32_t k = 0; k < NORM_KEPT; k++)
+            if (begin + k * step < a.cols)
+                y[k] = span_load<N>(a.y + row + begin + k * step);
+    }
+    if (a.y && a.y_norm) {
+#pragma unroll
+        for (uint32_t k = 0; k < NORM_KEPT; k++)
+            squares = add_squares<N>(squares, y[k]);
+        for (uint32_t i = rest; i < a.cols; i += step)
+            squares = add_squares<N>(squares, span_load<N>(a.y + row + i));
+        scale = 1 / sqrtf(block_sum(squares) / (float)a.cols + a.eps);
+        squares = 0;
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < NORM_KEPT; k++) {
+        if (begin + k * step < a.cols)
+            s[k] = summed<N, T>(a, row, begin + k * step, y[k], n[k], scale);
+        squares = add_squares<N>(squares, s[k]);
+    }
+    for (uint32_t i = rest; i < a.cols; i += step) {
+        span<N> more = a.y ? span_load<N>(a.y + row + i) : span<N>{};
+        squares = add_squares<N>(
+            squares, summed<N, T>(a, row, i, more, weights<N>(a.y_norm, i, a.cols), scale));
+    }
+    if (!a.out)
+        return;
+    if (a.w)
+        scale = 1 / sqrtf(block_sum(squares) / (float)a.cols + a.eps);
+#pragma unroll
+    for (uint32_t k = 0; k < NORM_KEPT; k++)
+        if (begin + k * step < a.cols)
+            finished<N, T>(a, row, begin + k * step, s[k], w[k], scale);
+    for (uint32_t i = rest; i < a.cols; i += step)
+        finished<N, T>(a, row, i, span_load<N>(a.x + row + i), weights<N>(a.w, i, a.cols), scale);
+}
+
+template <typename T>
+void cuda_norm(struct device *d, void *out, float *x, const void *y, float y_scale,
+               const float *y_norm, const float *w, uint32_t rows, uint32_t cols, float eps)
 {
     struct cuda_device *c = cuda_enter(d);
+    norm_args<T> a = {(T *)out, x, (const T *)y, y_scale, y_norm, w, cols, eps};
+    bool by4 = operand_by4(a.out, cols) && operand_by4(a.y, cols) && operand_by4(x, cols) &&
+               operand_by4(y_norm, cols) && operand_by4(w, cols);
+    uint32_t kept = (by4 ? 4 : 1) * NORM_KEPT,
+             threads = ((cols + kept - 1) / kept + WARP - 1) / WARP * WARP;
 
-    if (rows == 0)
+    if (rows == 0 || cols == 0)
         return;
-    norm_kernel<<<rows, NORM_THREADS, 0, c->stream>>>(out, NULL, x, NULL, 0, w, cols, eps);
-    cuda_note(c, cudaGetLastError());
+    /* No more than keep a row: the kernels around it have their threads there, too. */
+    threads = threads < NORM_WARPS_MAX * WARP ? threads : NORM_WARPS_MAX * WARP;
+    cuda_launch(c, by4 ? norm_kernel<4, T> : norm_kernel<1, T>, rows, threads, 0, a);
 }
 
-void cuda_add_rmsnorm(struct device *d, float *out, float *x, const float *y, float y_scale,
-                      const float *w, uint32_t rows, uint32_t cols, float eps)
-{
-    struct cuda_device *c = cuda_enter(d);
-
-    if (rows == 0)
-        return;
-    norm_kernel<<<rows, NORM_THREADS, 0, c->stream>>>(out, x, x, y, y_scale, w, cols, eps);
-    cuda_note(c, cudaGetLastError());
-}
+template void cuda_norm<float>(struct device *d, void *out, float *x, const void *y, float y_scale,
+                               const float *y_norm, const float *w, uint32_t rows, uint32_t cols,
+                               float eps);
+template void cuda_norm<__nv_bfloat16>(struct device *d, void *out, float *x, const void *y,
+                                       float y_scale, const float *y_norm, const float *w,
+                                       uint32_t rows, uint32_t cols, float eps);
 
 /* ---- gates and scales --------------------------------------------------------------------------
  */
+
+#define SPAN_THREADS 128u
+
+/* Spans of a row that is `cols` wide, a thread each. */
+static dim3 span_grid(uint32_t rows, uint32_t cols, uint32_t n)
+{
+    return dim3(rows, (cols / n + SPAN_THREADS - 1) / SPAN_THREADS);
+}
 
 /* gelu: x/2 (1 + tanh z) = x / (1 + e^-2z), z = sqrt(2/pi) (x + 0.044715 x^3). */
 static __device__ float activate(float g, enum activation activation)
@@ -87,142 +204,69 @@ static __device__ float activate(float g, enum activation activation)
     return g / (1 + expf(-g));
 }
 
-static __global__ void glu_kernel(float *out, const float *gate_up, uint32_t cols,
+template <int N, typename T>
+static __global__ void glu_kernel(T *out, const T *gate_up, uint32_t cols,
                                   enum activation activation)
 {
-    const float *gate = gate_up + (size_t)blockIdx.x * 2 * cols, *up = gate + cols;
-    uint32_t i = blockIdx.y * blockDim.x + threadIdx.x;
+    const T *gate = gate_up + (size_t)blockIdx.x * 2 * cols, *up = gate + cols;
+    uint32_t i = (blockIdx.y * SPAN_THREADS + threadIdx.x) * N;
 
-    if (i < cols)
-        out[(size_t)blockIdx.x * cols + i] = activate(gate[i], activation) * up[i];
+    await_kernels();
+    if (i >= cols)
+        return;
+    span<N> g = span_load<N>(gate + i), u = span_load<N>(up + i);
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        g.v[k] = activate(g.v[k], activation) * u.v[k];
+    span_store<N>(out + (size_t)blockIdx.x * cols + i, g);
 }
 
-void cuda_glu(struct device *d, float *out, const float *gate_up, uint32_t rows, uint32_t cols,
+template <typename T>
+void cuda_glu(struct device *d, void *out, const void *gate_up, uint32_t rows, uint32_t cols,
               enum activation activation)
 {
     struct cuda_device *c = cuda_enter(d);
+    T *to = (T *)out;
+    const T *from = (const T *)gate_up;
+    bool by4 = operand_by4(to, cols) && operand_by4(from, cols);
 
     if (rows == 0 || cols == 0)
         return;
-    glu_kernel<<<dim3(rows, (cols + 255) / 256), 256, 0, c->stream>>>(out, gate_up, cols,
-                                                                      activation);
-    cuda_note(c, cudaGetLastError());
+    cuda_launch(c, by4 ? glu_kernel<4, T> : glu_kernel<1, T>, span_grid(rows, cols, by4 ? 4 : 1),
+                SPAN_THREADS, 0, to, from, cols, activation);
 }
 
+template void cuda_glu<float>(struct device *d, void *out, const void *gate_up, uint32_t rows,
+                              uint32_t cols, enum activation activation);
+template void cuda_glu<__nv_bfloat16>(struct device *d, void *out, const void *gate_up,
+                                      uint32_t rows, uint32_t cols, enum activation activation);
+
+template <int N>
 static __global__ void scale_kernel(float *x, uint32_t cols, float scale, float softcap)
 {
-    uint32_t i = blockIdx.y * blockDim.x + threadIdx.x;
+    uint32_t i = (blockIdx.y * SPAN_THREADS + threadIdx.x) * N;
+    float *at = x + (size_t)blockIdx.x * cols + i;
 
-    if (i < cols) {
-        float *at = x + (size_t)blockIdx.x * cols + i, a = *at * scale;
-        *at = softcap > 0 ? softcap * tanhf(a / softcap) : a;
+    await_kernels();
+    if (i >= cols)
+        return;
+    span<N> s = span_load<N>(at);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        float a = s.v[k] * scale;
+        s.v[k] = softcap > 0 ? softcap * tanhf(a / softcap) : a;
     }
+    span_store<N>(at, s);
 }
 
 void cuda_scale(struct device *d, float *x, uint32_t rows, uint32_t cols, float scale,
                 float softcap)
 {
     struct cuda_device *c = cuda_enter(d);
+    bool by4 = operand_by4(x, cols);
 
     if (rows == 0 || cols == 0)
         return;
-    scale_kernel<<<dim3(rows, (cols + 255) / 256), 256, 0, c->stream>>>(x, cols, scale, softcap);
-    cuda_note(c, cudaGetLastError());
-}
-
-/* ---- rotary embedding --------------------------------------------------------------------------
- */
-
-struct rope_args {
-    float *q, *k;
-    const float *v;
-    uint32_t q_heads, layer, seq_count;
-    struct rope rope;
-    struct kv_layout kv;
-    const struct attn_row *seqs;
-    void *const *pages;
-    int divided;               /* by factors[] */
-    float factors[ROPE_PAIRS]; /* a launch's arguments may have 4 KiB */
-};
-
-/* A token's cosines and sines.  In double: an angle of float32 is off by 1e-3 at position 10,000.
- */
-static __device__ void angles(float *cosines, float *sines, const rope_args &a, uint32_t pos)
-{
-    for (uint32_t i = threadIdx.x; i < a.rope.dims / 2; i += ROPE_THREADS) {
-        double angle = pow((double)a.rope.theta, -2.0 * i / a.rope.dims), s, c;
-        if (a.divided)
-            angle /= a.factors[i];
-        sincos(pos * angle, &s, &c);
-        cosines[i] = (float)c * a.rope.scale;
-        sines[i] = (float)s * a.rope.scale;
-    }
-}
-
-/* n heads that lie one after the other. */
-static __device__ void rotate(float *x, uint32_t n, uint32_t head_dim, const struct rope *rope,
-                              const float *cosines, const float *sines)
-{
-    uint32_t half = rope->dims / 2;
-
-    for (uint32_t i = threadIdx.x; i < n * half; i += ROPE_THREADS) {
-        uint32_t pair = i % half;
-        float *head = x + i / half * head_dim;
-        float *pa = head + (rope->interleaved ? 2 * pair : pair);
-        float *pb = pa + (rope->interleaved ? 1 : half);
-        float a = *pa, b = *pb;
-        *pa = a * cosines[pair] - b * sines[pair];
-        *pb = a * sines[pair] + b * cosines[pair];
-    }
-}
-
-/* Blocks go through the step's tokens, so that a launch does not depend on how many there are. */
-static __global__ void rope_kernel(const __grid_constant__ rope_args a)
-{
-    __shared__ float cosines[ROPE_PAIRS], sines[ROPE_PAIRS];
-    uint32_t dim = a.kv.head_dim, width = a.kv.kv_heads * dim;
-    uint32_t item = blockIdx.x, seq = 0;
-
-    for (;; item += gridDim.x) {
-        while (seq < a.seq_count && item >= a.seqs[seq].count)
-            item -= a.seqs[seq++].count;
-        if (seq == a.seq_count)
-            return;
-        uint32_t pos = a.seqs[seq].first_pos + item, slot = pos % a.kv.page_tokens;
-        size_t row = a.seqs[seq].first_row + item;
-        float *k = a.k + row * width;
-        char *page = (char *)a.pages[a.seqs[seq].table + pos / a.kv.page_tokens];
-        float *base = (float *)(page + a.layer * a.kv.layer_bytes);
-        __syncthreads();
-        angles(cosines, sines, a, pos);
-        __syncthreads();
-        rotate(a.q + row * a.q_heads * dim, a.q_heads, dim, &a.rope, cosines, sines);
-        rotate(k, a.kv.kv_heads, dim, &a.rope, cosines, sines);
-        __syncthreads();
-        for (uint32_t i = threadIdx.x; i < width; i += ROPE_THREADS) {
-            size_t head = i / dim, at = (head * a.kv.page_tokens + slot) * dim + i % dim;
-            base[at] = k[i];
-            base[at + (size_t)a.kv.page_tokens * width] = a.v[row * width + i];
-        }
-    }
-}
-
-void cuda_rope_kv(struct device *d, float *q, float *k, const float *v, uint32_t q_heads,
-                  const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
-                  const struct attn_row *seqs, uint32_t seq_count, void *const *pages)
-{
-    struct cuda_device *c = cuda_enter(d);
-    struct rope_args a = {q, k, v, q_heads, layer, seq_count, *rope, *kv, seqs, pages, 0, {}};
-    uint32_t blocks = c->rows_max < 4 * c->sms ? c->rows_max : 4 * c->sms;
-
-    if (rope->dims / 2 > ROPE_PAIRS || rope->dims > kv->head_dim) {
-        cuda_note(c, cudaErrorInvalidValue);
-        return;
-    }
-    a.rope.factors = NULL;
-    a.divided = rope->factors != NULL;
-    if (a.divided)
-        memcpy(a.factors, rope->factors, rope->dims / 2 * sizeof(*a.factors));
-    rope_kernel<<<blocks, ROPE_THREADS, 0, c->stream>>>(a);
-    cuda_note(c, cudaGetLastError());
+    cuda_launch(c, by4 ? scale_kernel<4> : scale_kernel<1>, span_grid(rows, cols, by4 ? 4 : 1),
+                SPAN_THREADS, 0, x, cols, scale, softcap);
 }

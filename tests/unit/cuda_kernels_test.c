@@ -37,14 +37,15 @@ static void test_device(void **state)
     NEED_GPU(state);
     print_message("%s\n", device_name(gpu));
     assert_int_equal(device_kind(gpu), DEVICE_CUDA);
+    assert_int_equal(device_operand(gpu), DTYPE_F32);
     assert_int_equal(device_memory(gpu, &left, &total, &err), 0);
     assert_true(left > 0 && left < total);
     assert_null(device_alloc(gpu, UINT64_MAX / 2, &err));
     assert_int_equal(err.status, STATUS_NOMEM);
     assert_int_equal(device_check(gpu, &err), 0);
-    assert_null(device_create_cuda(1000, 1, 64, &err));
+    assert_null(device_create_cuda(1000, PRECISION_EXACT, 1, 64, &err));
     assert_int_equal(err.status, STATUS_UNAVAILABLE);
-    assert_null(device_create_cuda(0, 0, 64, &err));
+    assert_null(device_create_cuda(0, PRECISION_EXACT, 0, 64, &err));
     assert_int_equal(err.status, STATUS_INVALID);
 }
 
@@ -168,7 +169,7 @@ static void assert_fewer_rows(const struct product *p, const struct weight *w, c
 {
     size_t first = p->rows - rows, n = (size_t)rows * w->rows;
 
-    k_matmul(gpu, out, x + first * w->cols, w, bias, rows);
+    k_matmul(gpu, out, w->rows, x + first * w->cols, w, bias, rows);
     float *part = fetched(out, n * sizeof(*part));
     assert_same_bits(part, all + first * w->rows, n, "fewer rows");
     free(part);
@@ -184,12 +185,39 @@ static void assert_slice(const struct product *p, const struct weight *w, const 
     slice.rows = (w->rows + 1) / 2;
     size_t skipped = w->rows - slice.rows;
     slice.data = (const char *)w->data + skipped * dtype_row_bytes(w->dtype, w->cols);
-    k_matmul(gpu, out, x, &slice, bias + skipped, rows);
-    float *part = fetched(out, (size_t)rows * slice.rows * sizeof(*part));
-    for (size_t r = 0; r < rows; r++)
-        assert_same_bits(part + r * slice.rows, all + r * w->rows + skipped, slice.rows,
+    float *part = allocate((size_t)rows * w->rows * sizeof(*part));
+    for (size_t i = 0; i < (size_t)rows * w->rows; i++)
+        part[i] = -7;
+    device_copy(gpu, out, part, (size_t)rows * w->rows * sizeof(*part));
+    k_matmul(gpu, out + skipped, w->rows, x, &slice, bias + skipped, rows);
+    fetch(part, out, (size_t)rows * w->rows * sizeof(*part));
+    for (size_t r = 0; r < rows; r++) {
+        assert_same_bits(part + r * w->rows + skipped, all + r * w->rows + skipped, slice.rows,
                          "slice of a matrix");
+        for (size_t j = 0; j < skipped; j++)
+            assert_true(part[r * w->rows + j] == -7);
+    }
     free(part);
+}
+
+/* Added to what is there: the same sums, scaled. */
+static void assert_added(const struct product *p, const struct weight *w, const float *x,
+                         float *out, const float *all)
+{
+    size_t n = (size_t)p->rows * w->rows;
+    float *sums = allocate(n * sizeof(*sums)), *want = allocate(n * sizeof(*want));
+
+    for (size_t i = 0; i < n; i++) {
+        volatile float scaled = all[i] * 0.5f;
+        sums[i] = (float)(i % 9);
+        want[i] = sums[i] + scaled;
+    }
+    device_copy(gpu, out, sums, n * sizeof(*sums));
+    k_matmul_add(gpu, out, 0.5f, x, w, p->rows);
+    fetch(sums, out, n * sizeof(*sums));
+    assert_same_bits(sums, want, n, "product added");
+    free(sums);
+    free(want);
 }
 
 static void check_matmul(enum dtype dtype, uint32_t out_rows, uint32_t cols, uint32_t rows,
@@ -204,16 +232,18 @@ static void check_matmul(enum dtype dtype, uint32_t out_rows, uint32_t cols, uin
     float *out = there(NULL, (size_t)rows * out_rows * sizeof(*out));
     struct product p = {here, x_here, bias_here, rows};
 
-    k_matmul(gpu, out, x, &w, bias, rows);
+    k_matmul(gpu, out, out_rows, x, &w, bias, rows);
     float *all = fetched(out, (size_t)rows * out_rows * sizeof(*all));
     assert_product(&p, all);
     for (size_t i = 0; i < sizeof(fewer) / sizeof(fewer[0]) && fewer[i] < rows; i++)
         assert_fewer_rows(&p, &w, x, bias, out, all, fewer[i]);
     assert_slice(&p, &w, x, bias, out, all);
     free(all);
-    k_matmul(gpu, out, x, &w, NULL, 1);
-    all = fetched(out, out_rows * sizeof(*all));
-    assert_product(&(struct product){here, x_here, NULL, 1}, all);
+    p.bias = NULL;
+    k_matmul_f32(gpu, out, x, &w, rows);
+    all = fetched(out, (size_t)rows * out_rows * sizeof(*all));
+    assert_product(&p, all);
+    assert_added(&p, &w, x, out, all);
     free(all);
     weight_free(&here, &w);
     free(x_here);
@@ -252,7 +282,7 @@ static void test_matmul_passes_nan_on(void **state)
         float *x = random_floats(512, &seed);
         x[256 + 40] = NAN;
         void *in = there(x, 512 * sizeof(*x)), *out = there(NULL, 10 * sizeof(float));
-        k_matmul(gpu, out, in, &w, NULL, 2);
+        k_matmul(gpu, out, 5, in, &w, NULL, 2);
         float *got = fetched(out, 10 * sizeof(float));
         for (int j = 0; j < 5; j++) {
             assert_false(is_nan(got[j]));
@@ -282,25 +312,37 @@ static void check_norms(uint32_t rows, uint32_t cols, uint64_t *seed)
     float *dx = there(x, bytes), *dy = there(y, bytes), *dw = there(w, cols * sizeof(*w));
     float *out = there(NULL, bytes);
 
-    k_rmsnorm(gpu, out, dx, dw, rows, cols, 1e-5f);
+    k_norm(gpu, out, dx, NULL, 0, NULL, dw, rows, cols, 1e-5f);
     float *got = fetched(out, bytes);
     ref_rmsnorm(want, x, w, rows, cols, 1e-5f);
-    assert_close(got, want, n, 2e-6, "rmsnorm");
-    k_rmsnorm(gpu, out, dx + n - cols, dw, 1, cols, 1e-5f);
+    assert_close(got, want, n, 2e-6, "norm");
+    k_norm(gpu, out, dx + n - cols, NULL, 0, NULL, dw, 1, cols, 1e-5f);
     float *alone = fetched(out, cols * sizeof(*alone));
-    assert_same_bits(alone, got + n - cols, cols, "rmsnorm of one row");
+    assert_same_bits(alone, got + n - cols, cols, "norm of one row");
+    k_norm(gpu, out, dx, NULL, 0, NULL, NULL, rows, cols, 1e-5f);
+    fetch(got, out, bytes);
+    assert_same_bits(got, x, n, "no norm");
 
+    /* y normed, then added; y itself added. */
+    k_norm(gpu, out, dy, NULL, 0, NULL, dw, rows, cols, 1e-5f);
+    fetch(sum, out, bytes);
+    for (size_t i = 0; i < n; i++)
+        sum[i] += x[i];
+    k_norm(gpu, out, dx, dy, 1, dw, dw, rows, cols, 1e-5f);
+    fetch(got, dx, bytes);
+    assert_same_bits(got, sum, n, "sum of a normed part");
+    fetch(got, out, bytes);
+    ref_rmsnorm(want, sum, w, rows, cols, 1e-5f);
+    assert_close(got, want, n, 2e-6, "norm of that sum");
+    device_copy(gpu, dx, x, bytes);
     for (size_t i = 0; i < n; i++)
         sum[i] = x[i] + y[i];
-    k_add_rmsnorm(gpu, out, dx, dy, 1, dw, rows, cols, 1e-5f);
+    k_norm(gpu, out, dx, dy, 1, NULL, dw, rows, cols, 1e-5f);
     fetch(got, out, bytes);
     fetch(x, dx, bytes);
-    assert_same_bits(x, sum, n, "sum of add_rmsnorm");
+    assert_same_bits(x, sum, n, "sum before the norm");
     ref_rmsnorm(want, sum, w, rows, cols, 1e-5f);
-    assert_close(got, want, n, 2e-6, "add_rmsnorm");
-    k_rmsnorm(gpu, dx, dx, dw, rows, cols, 1e-5f);
-    fetch(x, dx, bytes);
-    assert_same_bits(x, got, n, "rmsnorm in place");
+    assert_close(got, want, n, 2e-6, "norm of a sum");
     device_free(gpu, dx);
     device_free(gpu, dy);
     device_free(gpu, dw);
@@ -432,13 +474,12 @@ static void test_scaled_sum(void **state)
         volatile float part = y[i] * 0.22f;
         sum[i] = x[i] + part;
     }
-    k_add_rmsnorm(gpu, out, dx, dy, 0.22f, NULL, rows, cols, 1e-5f);
-    float *got = fetched(dx, bytes), *untouched = fetched(out, bytes);
+    k_norm(gpu, out, dx, dy, 0.22f, NULL, NULL, rows, cols, 1e-5f);
+    float *got = fetched(dx, bytes), *handed = fetched(out, bytes);
     assert_same_bits(got, sum, n, "scaled sum");
-    for (size_t i = 0; i < n; i++)
-        assert_true(is_nan(untouched[i]));
+    assert_same_bits(handed, sum, n, "scaled sum handed on");
     device_copy(gpu, dx, x, bytes);
-    k_add_rmsnorm(gpu, out, dx, dy, 0.22f, dw, rows, cols, 1e-5f);
+    k_norm(gpu, out, dx, dy, 0.22f, NULL, dw, rows, cols, 1e-5f);
     fetch(got, dx, bytes);
     assert_same_bits(got, sum, n, "scaled sum before its norm");
     fetch(got, out, bytes);
@@ -454,7 +495,7 @@ static void test_scaled_sum(void **state)
     free(sum);
     free(want);
     free(got);
-    free(untouched);
+    free(handed);
 }
 
 /* ---- experts -----------------------------------------------------------------------------------
@@ -545,7 +586,7 @@ static void check_experts(enum dtype dtype, uint32_t out_rows, uint32_t cols, ui
     float *got = fetched(out, n * sizeof(*got));
     for (size_t i = 0; i < 6; i++) {
         one.data = (const char *)all.data + ids[i] * out_rows * dtype_row_bytes(dtype, cols);
-        k_matmul(gpu, plain, dx + i / 2 * cols, &one, NULL, 1);
+        k_matmul(gpu, plain, out_rows, dx + i / 2 * cols, &one, NULL, 1);
         fetch(want, plain, out_rows * sizeof(*want));
         assert_same_bits(got + i * out_rows, want, out_rows, "an expert's product");
     }
@@ -591,7 +632,7 @@ int main(void)
         cmocka_unit_test(test_scaled_sum), cmocka_unit_test(test_route),
         cmocka_unit_test(test_experts),
     };
-    gpu = device_create_cuda(0, ROWS_MAX, COLS_MAX, &why);
+    gpu = device_create_cuda(0, PRECISION_EXACT, ROWS_MAX, COLS_MAX, &why);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (gpu)
         device_destroy(gpu);

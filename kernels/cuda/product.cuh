@@ -1,0 +1,87 @@
+/*
+ * product.cuh - matrix products: what their kernels take and where their sums go
+ */
+#ifndef MP_KERNELS_CUDA_PRODUCT_CUH
+#define MP_KERNELS_CUDA_PRODUCT_CUH
+
+#include "kernels/cuda/operand.cuh"
+
+enum sink {
+    SINK_OPERAND, /* k_matmul */
+    SINK_F32,     /* k_matmul_f32 */
+    SINK_ADD,     /* k_matmul_add */
+};
+
+/* Where the sums of a product go: row r, column j at r * stride + j. */
+struct product_out {
+    void *out;
+    const float *bias; /* NULL: none */
+    uint32_t stride;
+    float scale; /* of SINK_ADD */
+    enum sink sink;
+};
+
+struct product {
+    struct product_out to;
+    const void *x; /* [rows][w.cols] operands */
+    struct weight w;
+    uint32_t rows;
+};
+
+template <typename T>
+FN void product_store(const struct product_out &to, size_t r, uint32_t j, float sum)
+{
+    size_t at = r * to.stride + j;
+
+    if (to.bias)
+        sum += to.bias[j];
+    if (to.sink == SINK_OPERAND)
+        operand_store((T *)to.out + at, sum);
+    else if (to.sink == SINK_F32)
+        ((float *)to.out)[at] = sum;
+    else
+        ((float *)to.out)[at] += to.scale * sum;
+}
+
+/* By any shape, alignment and type, in registers: matmul_f32.cu, matmul_bf16.cu. */
+template <typename T> void product_plain(struct cuda_device *c, const struct product *p);
+/* out[i] of p's first expert and those behind it, as k_matmul_expert() says; p->rows of out. */
+template <typename T>
+void product_plain_expert(struct cuda_device *c, const struct product *p, const uint32_t *ids,
+                          uint32_t share);
+
+/* Chosen rows of one expert, and all of them: groups of at most GROUP_ROWS, and the rows that they
+ * point into; in device memory. */
+#define GROUP_ROWS 16u
+struct expert_group {
+    uint32_t expert, begin, count;
+};
+
+struct expert_groups {
+    uint32_t count;
+    uint32_t *rows;
+    struct expert_group *groups;
+};
+
+/* By the tensor cores, best for few rows: stream.cu.  False, and nothing was asked for: a type or
+ * an alignment that it does not know. */
+bool product_stream(struct cuda_device *c, const struct product *p);
+/* By experts: with ids each row its own, with `by` in groups; the other is NULL. */
+bool product_stream_expert(struct cuda_device *c, const struct product *p, const uint32_t *ids,
+                           const struct expert_groups *by, uint32_t share);
+/* Weights as bfloat16: rows [first, first + count) of w. */
+void product_expand(struct cuda_device *c, __nv_bfloat16 *to, const struct weight *w,
+                    uint32_t first, uint32_t count);
+
+/* The fastest known way for bfloat16 operands: tune.cu. */
+void product_fast(struct cuda_device *c, const struct product *p);
+void product_fast_expert(struct cuda_device *c, const struct product *p, const uint32_t *ids,
+                         uint32_t share);
+
+/* Rows that each begin at a multiple of 16 bytes. */
+static inline bool aligned16(const void *p, uint64_t row_bytes)
+{
+    return (((uintptr_t)p | row_bytes) & 15) == 0;
+}
+
+#endif

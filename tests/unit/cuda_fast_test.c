@@ -1,0 +1,470 @@
+/*
+ * cuda_fast_test.c - operations on bfloat16 operands on a GPU against sums in double
+ *
+ * The reference gets what the GPU gets: operands rounded to bfloat16.  A product may then differ by
+ * the rounding of its result (1/256 of it), of its sums in float32 (SUM_ERROR of the sum of the
+ * terms' sizes), and, where quantized weights were expanded, of each weight to bfloat16: 1/512 of
+ * each term, of which the root of the sum of squares is a deviation.
+ */
+#include "tests/unit/cuda_compare.h"
+
+#define SUM_ERROR  5e-5
+#define DEVIATIONS 6
+#define ROWS_MOST  2048u
+#define CHECKED    24u /* rows of a result that the reference computes, at most */
+
+typedef uint16_t bf16;
+
+static bf16 rounded(float f)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &f, sizeof(bits));
+    if (is_nan(f))
+        return 0x7fff;
+    return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static float widened(bf16 b)
+{
+    uint32_t bits = (uint32_t)b << 16;
+    float f;
+
+    memcpy(&f, &bits, sizeof(f));
+    return f;
+}
+
+/* Random operands, and what they are as floats. */
+static bf16 *random_operands(size_t n, float **floats, uint64_t *seed)
+{
+    bf16 *to = allocate(n * sizeof(*to));
+
+    *floats = random_floats(n, seed);
+    for (size_t i = 0; i < n; i++) {
+        to[i] = rounded((*floats)[i]);
+        (*floats)[i] = widened(to[i]);
+    }
+    return to;
+}
+
+/* ---- matrix products ---------------------------------------------------------------------------
+ */
+
+struct product {
+    struct weight here, w; /* w: on the GPU */
+    float *x, *bias;
+    bf16 *dx;
+    float *dbias;
+    uint32_t rows; /* that x has */
+    uint32_t count;
+};
+
+static struct product new_product(enum dtype dtype, uint32_t out, uint32_t cols, uint32_t rows,
+                                  uint64_t *seed)
+{
+    struct product p = {.rows = rows};
+    bf16 *x = random_operands((size_t)rows * cols, &p.x, seed);
+
+    p.here = random_weight(dtype, out, cols, seed);
+    p.w = p.here;
+    p.w.data = there(p.here.data, dtype_row_bytes(dtype, cols) * out);
+    /* A bias of bfloat16, as checkpoints have it: it may be kept so. */
+    free(random_operands(out, &p.bias, seed));
+    p.dx = there(x, (size_t)rows * cols * sizeof(*x));
+    p.dbias = there(p.bias, out * sizeof(*p.bias));
+    free(x);
+    return p;
+}
+
+static void free_product(struct product *p)
+{
+    free((void *)(uintptr_t)p->here.data);
+    device_free(gpu, (void *)(uintptr_t)p->w.data);
+    free(p->x);
+    free(p->bias);
+    device_free(gpu, p->dx);
+    device_free(gpu, p->dbias);
+}
+
+/* What is computed of `before` + scale * (product + bias). */
+struct want {
+    float before, scale;
+    int bias, bf16;
+};
+
+static void assert_sum(const struct product *p, const float *decoded, size_t j, size_t r, float got,
+                       const struct want *how)
+{
+    const float *x = p->x + r * p->w.cols;
+    double sum = how->bias ? (double)p->bias[j] : 0, size = fabs(sum), squares = 0;
+
+    for (size_t k = 0; k < p->w.cols; k++) {
+        double term = (double)decoded[k] * x[k];
+        sum += term;
+        size += fabs(term);
+        squares += term * term;
+    }
+    double want = how->before + how->scale * sum;
+    double tolerance = SUM_ERROR * (size + fabs((double)how->before)) + 1e-7;
+    if (p->w.dtype != DTYPE_BF16)
+        tolerance += DEVIATIONS * sqrt(squares) / 512;
+    if (how->bf16)
+        tolerance += fabs(want) / 256;
+    if (!close_to(got, want, tolerance))
+        fail_msg("%s %ux%u row %zu of %u, output %zu: %.9g, not %.9g (tolerance %.3g)",
+                 dtype_name(p->w.dtype), p->w.rows, p->w.cols, r, p->count, j, (double)got, want,
+                 tolerance);
+}
+
+static void assert_sums(const struct product *p, const float *got, const struct want *how)
+{
+    size_t row_bytes = dtype_row_bytes(p->w.dtype, p->w.cols);
+    size_t step = p->w.rows > CHECKED ? p->w.rows / CHECKED : 1;
+    size_t x_step = p->count > 9 ? p->count / 7 : 1;
+    float *decoded = allocate(p->w.cols * sizeof(*decoded));
+
+    for (size_t j = p->w.rows - 1; j < p->w.rows; j -= step) {
+        ref_dequantize(decoded, (const char *)p->here.data + j * row_bytes, p->w.dtype, p->w.cols);
+        for (size_t r = p->count - 1; r < p->count; r -= x_step)
+            assert_sum(p, decoded, j, r, got[r * p->w.rows + j], how);
+    }
+    for (size_t i = 0; i < (size_t)p->count * p->w.rows; i++)
+        assert_false(is_nan(got[i]));
+    free(decoded);
+}
+
+/* Operands [rows][cols] of rows `stride` apart, as floats; what is between them is untouched. */
+static float *strided(const void *out, uint32_t rows, uint32_t cols, uint32_t stride)
+{
+    bf16 *all = fetched(out, ((size_t)rows * stride) * sizeof(*all));
+    float *to = allocate((size_t)rows * cols * sizeof(*to));
+
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t j = 0; j < cols; j++)
+            to[r * cols + j] = widened(all[r * stride + j]);
+        for (size_t j = cols; j < stride; j++)
+            assert_int_equal(all[r * stride + j], 0xffff);
+    }
+    free(all);
+    return to;
+}
+
+/* All three ways that sums go, for the first `count` rows. */
+static void check_rows(struct product *p, uint32_t count)
+{
+    uint32_t n = p->w.rows, stride = n + 8;
+    size_t bytes = (size_t)count * stride * sizeof(float);
+    void *out = there(NULL, bytes);
+    float *before = allocate(bytes), *got;
+
+    p->count = count;
+    k_matmul(gpu, out, stride, p->dx, &p->w, p->dbias, count);
+    got = strided(out, count, n, stride);
+    assert_sums(p, got, &(struct want){0, 1, 1, 1});
+    free(got);
+    device_free(gpu, out);
+    out = there(NULL, bytes);
+    k_matmul_f32(gpu, out, p->dx, &p->w, count);
+    got = fetched(out, (size_t)count * n * sizeof(*got));
+    assert_sums(p, got, &(struct want){0, 1, 0, 0});
+    free(got);
+    for (size_t i = 0; i < (size_t)count * n; i++)
+        before[i] = 3;
+    device_copy(gpu, out, before, (size_t)count * n * sizeof(*before));
+    k_matmul_add(gpu, out, 0.5f, p->dx, &p->w, count);
+    got = fetched(out, (size_t)count * n * sizeof(*got));
+    assert_sums(p, got, &(struct want){3, 0.5f, 0, 0});
+    free(got);
+    free(before);
+    device_free(gpu, out);
+}
+
+/* Two to eight rows are done by the same kernel: each as it is done beside any other. */
+static void check_neighbours(struct product *p)
+{
+    uint32_t n = p->w.rows, rows = p->rows < 8 ? p->rows : 8;
+    void *out = there(NULL, (size_t)rows * n * sizeof(float));
+
+    k_matmul_f32(gpu, out, p->dx, &p->w, rows);
+    float *all = fetched(out, (size_t)rows * n * sizeof(float));
+    for (size_t r = 0; r + 1 < rows; r++) {
+        k_matmul_f32(gpu, out, p->dx + r * p->w.cols, &p->w, 2);
+        float *two = fetched(out, 2 * n * sizeof(*two));
+        assert_same_bits(two, all + r * n, 2 * n, "two rows of more");
+        free(two);
+    }
+    free(all);
+    device_free(gpu, out);
+}
+
+static const enum dtype dtypes[] = {
+    DTYPE_BF16, DTYPE_F16,  DTYPE_F32,  DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0,
+    DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
+};
+#define DTYPE_COUNT (sizeof(dtypes) / sizeof(dtypes[0]))
+
+struct size {
+    uint32_t out, cols, rows;
+    int large;
+};
+
+static void check_size(enum dtype dtype, const struct size *s, uint64_t *seed)
+{
+    static const uint32_t counts[] = {1, 2, 3, 5, 8, 9, 16, 17, 64, 65, 255, 256, 300, 2048};
+
+    if (dtype_row_bytes(dtype, s->cols) == 0 || (small() && s->large))
+        return;
+    struct product p = new_product(dtype, s->out, s->cols, s->rows, seed);
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]) && counts[i] <= s->rows; i++)
+        if (!small() || (counts[i] != 5 && counts[i] != 8 && counts[i] <= 17))
+            check_rows(&p, counts[i]);
+    check_neighbours(&p);
+    free_product(&p);
+}
+
+static void test_matmul(void **state)
+{
+    static const struct size sizes[] = {
+        {1, 1, 5, 0},      {3, 7, 33, 0},       {17, 33, 33, 1},      {50, 64, 17, 1},
+        {1, 256, 9, 0},    {17, 512, 17, 0},    {192, 576, 300, 1},   {40, 1000, 17, 0},
+        {96, 768, 256, 1}, {33, 96, 65, 0},     {576, 1536, 2048, 1}, {1000, 4096, 65, 1},
+        {24, 4096, 17, 1}, {136, 14336, 17, 1},
+    };
+    uint64_t seed = 2;
+
+    NEED_GPU(state);
+    for (size_t t = 0; t < DTYPE_COUNT; t++)
+        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
+            check_size(dtypes[t], &sizes[s], &seed);
+}
+
+/* Weights that are expanded part by part: more than fit at once. */
+static void test_matmul_in_parts(void **state)
+{
+    static const struct size size = {10240, 4096, 300, 1};
+    uint64_t seed = 12;
+
+    NEED_GPU(state);
+    check_size(DTYPE_Q4_K, &size, &seed);
+}
+
+/* After tuning the fastest ways are taken, and they are as right. */
+static void test_tuned(void **state)
+{
+    static const enum dtype types[] = {DTYPE_BF16, DTYPE_Q4_K, DTYPE_Q8_0};
+    static const struct size size = {768, 2048, 300, 1};
+    uint64_t seed = 3;
+    struct error err;
+
+    NEED_GPU(state);
+    if (small())
+        skip();
+    for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
+        struct weight w = {NULL, types[t], size.out, size.cols};
+        if (device_tune(gpu, &w, &err) != 0)
+            fail_msg("%s", err.text);
+        check_size(types[t], &size, &seed);
+    }
+    assert_int_equal(device_check(gpu, &err), 0);
+}
+
+static void test_matmul_passes_nan_on(void **state)
+{
+    uint64_t seed = 4;
+
+    NEED_GPU(state);
+    for (size_t t = 0; t < DTYPE_COUNT; t++) {
+        for (uint32_t rows = 2; rows <= 40; rows += 38) {
+            struct product p = new_product(dtypes[t], 16, 512, rows, &seed);
+            bf16 nan = 0x7fff;
+            device_copy(gpu, p.dx + 512 + 140, &nan, sizeof(nan));
+            void *out = there(NULL, (size_t)rows * 16 * sizeof(float));
+            k_matmul_f32(gpu, out, p.dx, &p.w, rows);
+            float *got = fetched(out, (size_t)rows * 16 * sizeof(*got));
+            for (size_t i = 0; i < (size_t)rows * 16; i++)
+                assert_int_equal(is_nan(got[i]), i / 16 == 1);
+            free(got);
+            device_free(gpu, out);
+            free_product(&p);
+        }
+    }
+}
+
+/* ---- experts -----------------------------------------------------------------------------------
+ */
+
+/* Each chosen expert's product, and their sums. */
+static void check_experts(enum dtype dtype, uint32_t out, uint32_t cols, uint32_t rows,
+                          uint64_t *seed)
+{
+    enum { EXPERTS = 5, SHARE = 2 };
+    struct product all = new_product(dtype, EXPERTS * out, cols, rows / SHARE, seed), one = all;
+    size_t n = (size_t)rows * out, expert_bytes = dtype_row_bytes(dtype, cols) * out;
+    uint32_t *ids = allocate(rows * sizeof(*ids));
+    float *shares = allocate(rows * sizeof(*shares)), *decoded = allocate(cols * sizeof(float));
+    void *y = there(NULL, n * sizeof(bf16)), *sum = there(NULL, n / SHARE * sizeof(bf16));
+
+    for (uint32_t i = 0; i < rows; i++) {
+        ids[i] = random_bits(seed) % (EXPERTS - 1); /* the last has none */
+        shares[i] = (float)(i % 7 + 1) / 8;
+    }
+    void *dids = there(ids, rows * sizeof(*ids)), *dshares = there(shares, rows * sizeof(*shares));
+    one.w.rows = one.count = out;
+    k_matmul_expert(gpu, y, all.dx, &one.w, dids, rows, SHARE);
+    float *got = strided(y, rows, out, out);
+    for (size_t i = 0; i<rows; i += rows> 40 ? 7 : 1) {
+        for (size_t j = 0; j<out; j += out> 24 ? 5 : 1) {
+            ref_dequantize(decoded,
+                           (const char *)all.here.data + ids[i] * expert_bytes +
+                               j * dtype_row_bytes(dtype, cols),
+                           dtype, cols);
+            assert_sum(&one, decoded, j, i / SHARE, got[i * out + j], &(struct want){0, 1, 0, 1});
+        }
+    }
+    k_combine(gpu, sum, y, dshares, rows / SHARE, SHARE, out);
+    float *sums = strided(sum, rows / SHARE, out, out);
+    for (size_t i = 0; i < n / SHARE; i++) {
+        size_t at = i / out * SHARE * out + i % out, k = i / out * SHARE;
+        double both = (double)shares[k] * got[at] + (double)shares[k + 1] * got[at + out];
+        assert_true(close_to(sums[i], both, fabs(both) / 256 + 1e-5));
+    }
+    free_product(&all);
+    device_free(gpu, y);
+    device_free(gpu, sum);
+    device_free(gpu, dids);
+    device_free(gpu, dshares);
+    free(ids);
+    free(shares);
+    free(decoded);
+    free(got);
+    free(sums);
+}
+
+static void test_experts(void **state)
+{
+    static const uint32_t widths[] = {33, 96, 256, 2048};
+    uint64_t seed = 9;
+
+    NEED_GPU(state);
+    for (size_t t = 0; t < DTYPE_COUNT; t++) {
+        for (size_t c = 0; c < sizeof(widths) / sizeof(widths[0]); c++) {
+            if (dtype_row_bytes(dtypes[t], widths[c]) == 0)
+                continue;
+            check_experts(dtypes[t], 21, widths[c], 6, &seed);
+            if (!small())
+                check_experts(dtypes[t], 128, widths[c], 514, &seed);
+        }
+    }
+}
+
+/* ---- rows --------------------------------------------------------------------------------------
+ */
+
+static const uint32_t row_widths[] = {1, 7, 8, 9, 31, 576, 1536, 4096, 9000};
+#define ROW_WIDTHS (sizeof(row_widths) / sizeof(row_widths[0]))
+
+static void assert_operands(const void *out, const float *want, size_t n, const char *what)
+{
+    bf16 *got = fetched(out, n * sizeof(*got));
+
+    for (size_t i = 0; i < n; i++)
+        if (!close_to(widened(got[i]), want[i], fabs((double)want[i]) / 250 + 1e-6))
+            fail_msg("%s: element %zu is %.9g, not %.9g", what, i, (double)widened(got[i]),
+                     (double)want[i]);
+    free(got);
+}
+
+static void check_norms(uint32_t rows, uint32_t cols, uint64_t *seed)
+{
+    size_t n = (size_t)rows * cols;
+    float *x = random_floats(n, seed), *w = random_floats(cols, seed), *y;
+    bf16 *ys = random_operands(n, &y, seed);
+    float *want = allocate(n * sizeof(*want)), *normed = allocate(n * sizeof(*normed));
+    void *dx = there(x, n * sizeof(*x)), *dw = there(w, cols * sizeof(*w));
+    void *dy = there(ys, n * sizeof(*ys)), *out = there(NULL, n * sizeof(bf16));
+
+    k_norm(gpu, out, dx, NULL, 0, NULL, dw, rows, cols, 1e-5f);
+    ref_rmsnorm(want, x, w, rows, cols, 1e-5f);
+    assert_operands(out, want, n, "norm");
+    ref_rmsnorm(normed, y, w, rows, cols, 1e-5f);
+    for (size_t i = 0; i < n; i++)
+        x[i] += 0.5f * normed[i];
+    k_norm(gpu, out, dx, dy, 0.5f, dw, dw, rows, cols, 1e-5f);
+    float *sum = fetched(dx, n * sizeof(*sum));
+    assert_close(sum, x, n, 2e-6, "sum of a normed part");
+    ref_rmsnorm(want, sum, w, rows, cols, 1e-5f);
+    assert_operands(out, want, n, "norm of a sum");
+    k_norm(gpu, out, dx, dy, 2, NULL, NULL, rows, cols, 1e-5f);
+    for (size_t i = 0; i < n; i++)
+        sum[i] += 2 * y[i];
+    assert_operands(out, sum, n, "sum handed on");
+    device_free(gpu, dx);
+    device_free(gpu, dw);
+    device_free(gpu, dy);
+    device_free(gpu, out);
+    free(x);
+    free(w);
+    free(y);
+    free(ys);
+    free(want);
+    free(normed);
+    free(sum);
+}
+
+static void check_glu(uint32_t rows, uint32_t cols, enum activation activation, uint64_t *seed)
+{
+    size_t n = (size_t)rows * cols;
+    float *x, *want = allocate(n * sizeof(*want));
+    bf16 *xs = random_operands(2 * n, &x, seed);
+    void *dx = there(xs, 2 * n * sizeof(*xs)), *out = there(NULL, n * sizeof(bf16));
+
+    k_glu(gpu, out, dx, rows, cols, activation);
+    ref_glu(want, x, rows, cols, activation);
+    assert_operands(out, want, n, "glu");
+    device_free(gpu, dx);
+    device_free(gpu, out);
+    free(x);
+    free(xs);
+    free(want);
+}
+
+static void test_rows(void **state)
+{
+    static const uint32_t counts[] = {1, 3, 65};
+    uint64_t seed = 5;
+
+    NEED_GPU(state);
+    for (size_t c = 0; c < ROW_WIDTHS; c++) {
+        for (size_t r = 0; r < sizeof(counts) / sizeof(counts[0]); r++) {
+            check_norms(counts[r], row_widths[c], &seed);
+            for (int a = ACTIVATION_SILU; a <= ACTIVATION_GELU_TANH; a++)
+                check_glu(counts[r], row_widths[c], (enum activation)a, &seed);
+        }
+    }
+}
+
+static void test_operand(void **state)
+{
+    NEED_GPU(state);
+    print_message("%s\n", device_name(gpu));
+    assert_int_equal(device_operand(gpu), DTYPE_BF16);
+    assert_int_equal(device_operand_bytes(gpu), 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_operand),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_matmul_in_parts),
+        cmocka_unit_test(test_matmul_passes_nan_on),
+        cmocka_unit_test(test_tuned),
+        cmocka_unit_test(test_experts),
+    };
+    gpu = device_create_cuda(0, PRECISION_FAST, ROWS_MOST, COLS_MAX, &why);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (gpu)
+        device_destroy(gpu);
+    return failed;
+}
