@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/order.h"
 
 #define NAME_MAX_BYTES 64 /* model, instance, SLO, tenant names: [A-Za-z0-9][A-Za-z0-9._-]* */
 
@@ -25,10 +26,11 @@ struct config_model {
 
 struct config_instance {
     char name[NAME_MAX_BYTES];
-    char *nodes;           /* Nodes=, comma-separated names; NULL: every node */
-    uint64_t memory_bytes; /* Memory=: weights and KV together */
-    uint32_t threads;      /* Threads=; 0: one per core that we may use */
-    uint32_t max_batch;    /* MaxBatch=: rows of a step, default 32 */
+    char *nodes;                    /* Nodes=, comma-separated names; NULL: every node */
+    uint64_t memory_bytes;          /* Memory=: weights and KV together */
+    uint32_t threads;               /* Threads=; 0: one per core that we may use */
+    uint32_t max_batch;             /* MaxBatch=: rows of a step, default 32 */
+    enum order_precision precision; /* Precision=exact|fast, default fast */
 };
 
 struct config_slo {

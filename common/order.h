@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define ORDER_VERSION    1
+#define ORDER_VERSION    2
 #define ORDER_FD         3
 #define ORDER_BYTES_MAX  65536u /* of any datagram */
 #define ORDER_TOKENS_MAX 8192u  /* in one ORDER_SEQ_TOKENS */
@@ -46,12 +46,16 @@ struct order_ref { /* ORDER_LOAD, ORDER_UNLOAD (a model), ORDER_SEQ_CLOSE (a seq
     uint64_t seq;
 };
 
+enum order_precision { ORDER_EXACT, ORDER_FAST }; /* of kernels.h's enum precision */
+
 struct order_hello {
     uint32_t kind;
     uint32_t version;
     uint64_t memory_bytes; /* weights and KV together */
     uint32_t threads;      /* 0: one per core */
     uint32_t max_batch;    /* rows of a step */
+    uint32_t precision;    /* enum order_precision */
+    uint32_t reserved;
     char instance[64];
 };
 
@@ -112,7 +116,7 @@ struct event_ready {
     uint32_t version;
     uint64_t memory_bytes; /* as cut into handles */
     uint64_t handle_bytes;
-    char device[64]; /* "cpu avx2, 2 threads" */
+    char device[64]; /* "cpu avx512-vnni fast, 2 threads" */
 };
 
 struct event_model {

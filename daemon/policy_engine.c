@@ -73,6 +73,7 @@ static void send_hello(struct instance *in)
         .memory_bytes = in->config->memory_bytes,
         .threads = in->config->threads,
         .max_batch = in->config->max_batch,
+        .precision = in->config->precision,
     };
 
     snprintf(hello.instance, sizeof hello.instance, "%s", in->config->name);

@@ -253,7 +253,9 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     e->sampler = sampler_create(err);
     if (e->sampler == NULL)
         return -1;
-    e->device = device_create(hello->threads, STEP_ROWS_MAX, ENGINE_COLS_MAX, err);
+    e->device = device_create(hello->threads,
+                              hello->precision == ORDER_FAST ? PRECISION_FAST : PRECISION_EXACT,
+                              STEP_ROWS_MAX, ENGINE_COLS_MAX, err);
     return e->device == NULL ? -1 : 0;
 }
 
@@ -273,6 +275,10 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
         error_set(err, STATUS_INVALID,
                   "MaxBatch=%" PRIu32 " Threads=%" PRIu32 ": at most %u and %u are supported",
                   hello->max_batch, hello->threads, ENGINE_BATCH_MAX, THREADS_MAX);
+        return NULL;
+    }
+    if (hello->precision != ORDER_EXACT && hello->precision != ORDER_FAST) {
+        error_set(err, STATUS_INVALID, "precision %" PRIu32 " is not known", hello->precision);
         return NULL;
     }
     e = calloc(1, sizeof(*e));

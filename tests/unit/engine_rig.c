@@ -20,11 +20,18 @@
 
 void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch)
 {
+    rig_open_precision(r, ORDER_EXACT, memory_bytes, threads, max_batch);
+}
+
+void rig_open_precision(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
+                        uint32_t threads, uint32_t max_batch)
+{
     struct order_hello hello = {.kind = ORDER_HELLO,
                                 .version = ORDER_VERSION,
                                 .memory_bytes = memory_bytes,
                                 .threads = threads,
                                 .max_batch = max_batch,
+                                .precision = precision,
                                 .instance = "test"};
     struct error err = {0};
     int fds[2];
