@@ -1,121 +1,105 @@
-"""peers.py KEY MODEL.gguf OUT.json: the measuring half of bench/peers.
+"""peers.py KEY OUT.json MODEL.gguf...: the measuring half of bench/peers.
 
-Prompts are random tokens (the same for both), greedy, end-of-sequence ignored, so that both do the
-same work: decode of one stream, time to the first token of a long prompt, eight streams at once.
+The models are m1, m2, ... of modelpoold's.  Both engines get the same random tokens.  A sample of
+decode is a prompt of 16 tokens and the 64 tokens behind it, of one stream or of eight at once; a
+sample of prefill is the time to the first token of a prompt of 512.  Ours comes over HTTP and is
+sampled, greedily; llama.cpp runs in this process and its logits are not even read.  Samples are
+taken in turns, and each engine is idle while the other runs.
 """
-import http.client
-import json
 import os
-import platform
-import random
-import statistics
 import sys
-import threading
 import time
 
-SAMPLES = 5
+import client
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", 9))
 NEW = 64
 LONG = 512
 STREAMS = 8
+THREADS = 2
+LIMIT = 0.9
 
 
-def prompts(count, length, vocabulary=40000):
-    rng = random.Random(length)
-    return [[rng.randrange(100, vocabulary) for _ in range(length)] for _ in range(count)]
-
-
-class Modelpool:
-    name = "modelpool"
-
-    def __init__(self, key):
-        self.key = key
-
-    def stream(self, tokens, new, times=None):
-        c = http.client.HTTPConnection("127.0.0.1", 811, timeout=600)
-        c.request("POST", "/v1/completions", json.dumps({
-            "model": "model", "prompt": tokens, "max_tokens": new, "temperature": 0,
-            "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}),
-            {"Authorization": "Bearer " + self.key, "Content-Type": "application/json"})
-        answer = c.getresponse()
-        assert answer.status == 200, answer.read()
-        start, usage = time.perf_counter(), None
-        for line in answer:
-            if line.startswith(b"data: {"):
-                usage = json.loads(line[6:]).get("usage") or usage
-                if times is not None:
-                    times.append(time.perf_counter())
-        assert usage["completion_tokens"] == new
-        return start
-
-    def batch(self, many, new):
-        threads = [threading.Thread(target=self.stream, args=(p, new)) for p in many]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-
-    def first(self, tokens):
-        self.stream(tokens, 1)
-
-
-class Transformers:
-    name = "transformers"
+class LlamaCpp:
+    """By its batch API: the sequences of a step are one call of llama_decode."""
 
     def __init__(self, path):
-        import torch
-        import transformers
-        self.torch = torch
-        self.name = f"transformers {transformers.__version__}, torch {torch.__version__}, float32"
-        folder, file = os.path.split(path)
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file, dtype=torch.float32).eval()
+        import llama_cpp
+        self.lib = lib = llama_cpp
+        self.quiet = llama_cpp.llama_log_callback(lambda *_: None)
+        lib.llama_log_set(self.quiet, None)
+        lib.llama_backend_init()
+        self.model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+        self.batch = lib.llama_batch_init(LONG, 0, 1)
+        self.contexts = {n: self.context(n) for n in (1, STREAMS)}
+        self.name = f"llama.cpp of llama-cpp-python {llama_cpp.__version__}"
+        self.system = lib.llama_print_system_info().decode()
 
-    def batch(self, many, new):
-        with self.torch.inference_mode():
-            ids = self.torch.tensor(many)
-            out = self.model.generate(ids, attention_mask=self.torch.ones_like(ids),
-                                      do_sample=False, max_new_tokens=new, min_new_tokens=new)
-        assert out.shape[1] == ids.shape[1] + new
+    def context(self, sequences):
+        p = self.lib.llama_context_default_params()
+        p.n_ctx, p.n_batch, p.n_ubatch, p.n_seq_max = sequences * 1024, LONG, LONG, sequences
+        p.n_threads = p.n_threads_batch = THREADS
+        return self.lib.llama_init_from_model(self.model, p)
 
-    def first(self, tokens):
-        self.batch([tokens], 1)
+    def step(self, context, rows):
+        """rows: token, position, sequence, whether its logits are wanted."""
+        self.batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
+            self.batch.token[i], self.batch.pos[i] = token, position
+            self.batch.n_seq_id[i], self.batch.seq_id[i][0] = 1, sequence
+            self.batch.logits[i] = wanted
+        assert self.lib.llama_decode(context, self.batch) == 0
+        self.lib.llama_synchronize(context)
+
+    def together(self, many, new):
+        context = self.contexts[len(many)]
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(context), True)
+        self.step(context, [(t, i, s, i + 1 == len(p)) for s, p in enumerate(many)
+                            for i, t in enumerate(p)])
+        for k in range(new - 1):
+            self.step(context, [((s + 1) * 100 + k, len(p) + k, s, True)
+                                for s, p in enumerate(many)])
+
+    def close(self):
+        for context in self.contexts.values():
+            self.lib.llama_free(context)
+        self.lib.llama_batch_free(self.batch)
+        self.lib.llama_model_free(self.model)
 
 
-def timed(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def measure(engine):
-    one, eight, long = prompts(1, 16), prompts(STREAMS, 17), prompts(1, LONG)
-    engine.batch(one, 8)  # loads, and warms what there is to warm
-    return {
-        "decode, 1 stream": [NEW / timed(lambda: engine.batch(one, NEW)) for _ in range(SAMPLES)],
-        f"decode, {STREAMS} streams": [STREAMS * NEW / timed(lambda: engine.batch(eight, NEW))
-                                       for _ in range(SAMPLES)],
-        f"prefill, {LONG} tokens": [LONG / timed(lambda: engine.first(long[0]))
-                                    for _ in range(SAMPLES)],
-    }
+def compare(pool, model, path):
+    peer = LlamaCpp(path)
+    file = os.path.basename(path)
+    cases = (("decode, 1 stream", client.prompts(1, 16), NEW, NEW),
+             (f"decode, {STREAMS} streams", client.prompts(STREAMS, 17), NEW, STREAMS * NEW),
+             (f"prefill, {LONG} tokens", client.prompts(1, LONG), 1, LONG))
+    rows = []
+    for name, many, new, tokens in cases:
+        requests = [(model, p) for p in many]
+        pool.together(requests, new)  # warms what there is to warm
+        peer.together(many, new)
+        ours, theirs = [], []
+        for _ in range(ROUNDS):
+            time.sleep(0.3)  # until the other's threads have stopped spinning
+            ours.append(tokens / client.timed(pool.together, requests, new))
+            time.sleep(0.3)
+            theirs.append(tokens / client.timed(peer.together, many, new))
+        rows.append(client.compared(name, file, LIMIT, ours, theirs))
+        print(f"{name}, {file}: {rows[-1]['ratio']:.2f} of the peer's", flush=True)
+    peer.close()
+    return rows, peer
 
 
 def main():
-    key, path, out = sys.argv[1:]
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
-                if line.startswith("model name")), platform.machine())
-    result = {"machine": os.environ["BENCH_MACHINE"], "cpu": cpu, "cores": os.cpu_count(),
-              "commit": os.environ["BENCH_COMMIT"], "command": "bench/peers",
-              "model": os.path.basename(path), "unit": "tokens/s", "engines": {}}
-    for make in (lambda: Modelpool(key), lambda: Transformers(path)):
-        engine = make()
-        result["engines"][engine.name] = measure(engine)
-    with open(out, "w") as f:
-        json.dump(result, f, indent=1)
-    print(f"{cpu}, {result['cores']} cores, commit {result['commit']}; medians of {SAMPLES}")
-    for name, rows in result["engines"].items():
-        print(name)
-        for what, samples in rows.items():
-            print(f"    {what:24} {statistics.median(samples):8.1f} tokens/s")
+    key, out, *paths = sys.argv[1:]
+    result = client.about("peers", "bench/peers")
+    result["results"] = []
+    for i, path in enumerate(paths):
+        rows, peer = compare(client.Pool(key), f"m{i + 1}", path)
+        result["results"] += rows
+        result["peer"], result["peer_system"] = peer.name, peer.system
+    print(f"peer: {result['peer']}, {result['peer_system']}")
+    client.write(out, result)
 
 
 main()

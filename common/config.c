@@ -172,6 +172,18 @@ static int set_gpus(const char *text, void *field, struct error *err)
     return 0;
 }
 
+static int set_precision(const char *text, void *field, struct error *err)
+{
+    enum order_precision *to = field;
+    if (strcasecmp(text, "exact") == 0)
+        *to = ORDER_EXACT;
+    else if (strcasecmp(text, "fast") == 0)
+        *to = ORDER_FAST;
+    else
+        return error_set(err, STATUS_INVALID, "\"%s\" is neither exact nor fast", text);
+    return 0;
+}
+
 static int set_listen(const char *text, void *field, struct error *err)
 {
     char host[64];
@@ -233,6 +245,7 @@ static const struct key instance_keys[] = {
     {"MaxBatch", OFFSET(config_instance, max_batch), set_batch, 0},
     {"Memory", OFFSET(config_instance, memory_bytes), set_size, 1},
     {"Nodes", OFFSET(config_instance, nodes), set_text, 0},
+    {"Precision", OFFSET(config_instance, precision), set_precision, 0},
     {"Threads", OFFSET(config_instance, threads), set_threads, 0},
     {0},
 };
@@ -328,6 +341,7 @@ static int read_instance(struct config *c, const struct config_line *line, struc
     struct config_instance *in = &all[c->instance_count++];
     strcpy(in->name, name);
     in->max_batch = BATCH_DEFAULT;
+    in->precision = ORDER_FAST;
     if (set_pairs(line, 1, instance_keys, " for an Instance", in, err))
         return -1;
     if (in->device == CONFIG_CPU && in->gpu_given)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/order.h"
 
 #define NAME_MAX_BYTES 64 /* model, instance, SLO, tenant names: [A-Za-z0-9][A-Za-z0-9._-]* */
 
@@ -27,13 +28,14 @@ enum config_device { CONFIG_CPU, CONFIG_CUDA };
 
 struct config_instance {
     char name[NAME_MAX_BYTES];
-    char *nodes;               /* Nodes=, comma-separated names; NULL: every node */
-    enum config_device device; /* Device=cpu|cuda */
-    uint32_t gpu;              /* Gpus=, default 0: the GPU's number among those that we see */
-    int gpu_given;             /* Gpus= stood there */
-    uint64_t memory_bytes;     /* Memory=: weights and KV together */
-    uint32_t threads;          /* Threads=; 0: one per core that we may use */
-    uint32_t max_batch;        /* MaxBatch=: rows of a step, default 32 */
+    char *nodes;                    /* Nodes=, comma-separated names; NULL: every node */
+    enum config_device device;      /* Device=cpu|cuda */
+    uint32_t gpu;                   /* Gpus=, default 0: the GPU's number among those that we see */
+    int gpu_given;                  /* Gpus= stood there */
+    uint64_t memory_bytes;          /* Memory=: weights and KV together */
+    uint32_t threads;               /* Threads=; 0: one per core that we may use */
+    uint32_t max_batch;             /* MaxBatch=: rows of a step, default 32 */
+    enum order_precision precision; /* Precision=exact|fast, default fast */
 };
 
 struct config_slo {

@@ -47,6 +47,7 @@ struct order_ref { /* ORDER_LOAD, ORDER_UNLOAD (a model), ORDER_SEQ_CLOSE (a seq
 };
 
 enum order_device { ORDER_DEVICE_CPU, ORDER_DEVICE_CUDA };
+enum order_precision { ORDER_EXACT, ORDER_FAST }; /* of kernels.h's enum precision */
 
 struct order_hello {
     uint32_t kind;
@@ -56,7 +57,7 @@ struct order_hello {
     uint32_t max_batch;    /* rows of a step */
     uint32_t device;       /* enum order_device */
     uint32_t gpu;          /* its number among those visible */
-    uint32_t precision;    /* enum precision of kernels.h */
+    uint32_t precision;    /* enum order_precision */
     uint32_t reserved;
     uint64_t host_bytes; /* of master copies in host memory; a CPU's instance has none */
     char instance[64];
@@ -119,7 +120,7 @@ struct event_ready {
     uint32_t version;
     uint64_t memory_bytes; /* as cut into handles */
     uint64_t handle_bytes;
-    char device[64]; /* "cpu avx2, 2 threads" */
+    char device[64]; /* "cpu avx512-vnni fast, 2 threads" */
 };
 
 struct event_model {

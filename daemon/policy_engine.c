@@ -86,7 +86,7 @@ static void send_hello(struct instance *in)
         .device = in->config->device == CONFIG_CUDA ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU,
         .gpu = in->config->gpu,
         .host_bytes = host_share(in->policy),
-        .precision = in->config->device == CONFIG_CUDA, /* 1: fast, kernels.h says */
+        .precision = in->config->precision,
     };
 
     snprintf(hello.instance, sizeof hello.instance, "%s", in->config->name);

@@ -256,10 +256,11 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
 
 static struct device *create_device(const struct order_hello *hello, struct error *err)
 {
+    enum precision precision = hello->precision == ORDER_FAST ? PRECISION_FAST : PRECISION_EXACT;
+
     if (hello->device == ORDER_DEVICE_CUDA)
-        return device_create_cuda(hello->gpu, (enum precision)hello->precision, STEP_ROWS_CUDA,
-                                  ENGINE_COLS_MAX, err);
-    return device_create(hello->threads, STEP_ROWS_CPU, ENGINE_COLS_MAX, err);
+        return device_create_cuda(hello->gpu, precision, STEP_ROWS_CUDA, ENGINE_COLS_MAX, err);
+    return device_create(hello->threads, precision, STEP_ROWS_CPU, ENGINE_COLS_MAX, err);
 }
 
 static int create_parts(struct engine *e, const struct order_hello *hello, struct error *err)
@@ -305,7 +306,7 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
                   hello->max_batch, hello->threads, ENGINE_BATCH_MAX, THREADS_MAX);
         return NULL;
     }
-    if (hello->device > ORDER_DEVICE_CUDA || hello->precision > PRECISION_FAST) {
+    if (hello->device > ORDER_DEVICE_CUDA || hello->precision > ORDER_FAST) {
         error_set(err, STATUS_INVALID, "device %" PRIu32 " of precision %" PRIu32 ": none is known",
                   hello->device, hello->precision);
         return NULL;

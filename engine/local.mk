@@ -65,6 +65,7 @@ check_PROGRAMS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_golden_test \
+    tests/unit/engine_precision_test \
     tests/unit/engine_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test
@@ -72,6 +73,7 @@ TESTS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_golden_test \
+    tests/unit/engine_precision_test \
     tests/unit/engine_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test
@@ -89,10 +91,19 @@ tests_unit_engine_checkpoint_test_SOURCES = \
     tests/unit/engine_rig.h
 tests_unit_engine_checkpoint_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_golden_test_SOURCES = \
+    tests/unit/engine_golden.c \
+    tests/unit/engine_golden.h \
     tests/unit/engine_golden_test.c \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h
 tests_unit_engine_golden_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_precision_test_SOURCES = \
+    tests/unit/engine_golden.c \
+    tests/unit/engine_golden.h \
+    tests/unit/engine_precision_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_engine_precision_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \

@@ -107,12 +107,46 @@ static const float *penalize(struct sampler *s, const struct sampler_input *in)
     return s->values;
 }
 
+#define LARGEST_BLOCK 256u
+
+typedef float lanes __attribute__((vector_size(16)));
+typedef int32_t int_lanes __attribute__((vector_size(16)));
+
+/* Whether all of LARGEST_BLOCK values are finite; *largest is then the largest of them.  A
+ * vocabulary is large and this is one thread's work: four chains of four lanes. */
+static int block_largest(const float *values, float *largest)
+{
+    lanes most[4], v;
+    int_lanes bad = {0}, above;
+
+    memcpy(most, values, sizeof(most));
+    for (uint32_t i = 0; i < LARGEST_BLOCK; i += 16) {
+        for (uint32_t j = 0; j < 4; j++) {
+            memcpy(&v, values + i + 4 * j, sizeof(v));
+            above = v > most[j];
+            most[j] = (lanes)((above & (int_lanes)v) | (~above & (int_lanes)most[j]));
+            bad |= ((int_lanes)v & 0x7fffffff) > 0x7f7fffff; /* FLT_MAX */
+        }
+    }
+    *largest = most[0][0];
+    for (uint32_t i = 1; i < 16; i++)
+        *largest = most[i / 4][i % 4] > *largest ? most[i / 4][i % 4] : *largest;
+    return (bad[0] | bad[1] | bad[2] | bad[3]) == 0;
+}
+
 /* The lowest token with the largest value; -1 if a value is no finite number. */
 static int64_t largest(const float *values, uint32_t n)
 {
-    uint32_t best = 0;
+    uint32_t best = 0, i = 0;
+    float most;
 
-    for (uint32_t i = 0; i < n; i++) {
+    for (; i + LARGEST_BLOCK <= n; i += LARGEST_BLOCK) {
+        if (!block_largest(values + i, &most))
+            return -1;
+        for (uint32_t j = i; most > values[best]; j++)
+            best = values[j] >= most ? j : best;
+    }
+    for (; i < n; i++) {
         if (!(fabsf(values[i]) <= FLT_MAX))
             return -1;
         if (values[i] > values[best])

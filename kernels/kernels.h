@@ -15,8 +15,12 @@
  * Numerics (DESIGN: output does not depend on neighbours): every output element is computed by one
  * fixed order of summation that depends only on the row's own data, its absolute position and the
  * instruction set; never on the number of rows, the chunking of a prompt, or the threads. Attention
- * splits by absolute position.  (A GPU with PRECISION_FAST: on the kernel that is chosen by the
- * number of rows, too.)  The quantized formats are GGUF's.
+ * splits by absolute position.  The quantized formats are GGUF's.  PRECISION_EXACT: weights are
+ * decoded to float32 in registers and multiplied with float32 activations.  PRECISION_FAST: the
+ * activations that meet quantized weights in a product are rounded to 8 bits, in blocks of 32
+ * columns with a scale each, and the products are summed in integers within a block; all else is as
+ * with PRECISION_EXACT. (A GPU with PRECISION_FAST: bfloat16
+ * operands, and a sum depends on the kernel that is chosen by the number of rows, too.)
  */
 #ifndef MP_KERNELS_KERNELS_H
 #define MP_KERNELS_KERNELS_H
@@ -105,6 +109,7 @@ struct qk_norm {
 
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
 
+/* How products are computed (above). */
 struct device;
 struct graph;
 
@@ -114,14 +119,15 @@ enum device_kind {
 };
 
 enum precision {
-    PRECISION_EXACT, /* float32 throughout; weights are decoded in registers */
-    PRECISION_FAST,  /* on a GPU: bfloat16 operands, sums in float32 */
+    PRECISION_EXACT,
+    PRECISION_FAST,
 };
 
 /* threads 0: one per core in our affinity mask; bound by hwloc when there is one.  The scratch a
- * step needs inside kernels is sized for rows_max rows and cols_max the widest activation. */
-struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_max,
-                             struct error *err);
+ * step needs inside kernels is sized for rows_max rows and cols_max the widest activation.  A CPU
+ * without the instructions for PRECISION_FAST is exact; device_name() says which it is. */
+struct device *device_create(uint32_t threads, enum precision precision, uint32_t rows_max,
+                             uint32_t cols_max, struct error *err);
 /* A GPU by its number among those visible.  One stream; what the operations need is allocated here.
  * UNSUPPORTED: built without CUDA, or the GPU is older than compute capability 8.0; UNAVAILABLE: no
  * such GPU or no driver.  Its operations want rope->dims / 2 <= 512, head_dim a multiple of 4 and
@@ -129,7 +135,7 @@ struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_
 struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32_t rows_max,
                                   uint32_t cols_max, struct error *err);
 void device_destroy(struct device *d);
-/* "cpu avx2, 2 threads" */
+/* "cpu avx512-vnni fast, 2 threads" */
 const char *device_name(const struct device *d);
 enum device_kind device_kind(const struct device *d);
 /* Of operands: DTYPE_F32 or DTYPE_BF16, and the bytes of one. */
@@ -234,8 +240,8 @@ struct sample {
     float temperature, top_p, min_p; /* temperature 0: the largest */
 };
 
-/* tokens[i] = picked[n] where a token is SAMPLE_FED + n: the pick of the step before, which the host
- * has not seen yet.  All device memory.  A GPU's alone. */
+/* tokens[i] = picked[n] where a token is SAMPLE_FED + n: the pick of the step before, which the
+ * host has not seen yet.  All device memory.  A GPU's alone. */
 #define SAMPLE_FED 0x80000000u
 void k_feed(struct device *d, uint32_t *tokens, const uint32_t *picked, uint32_t rows);
 /* tokens[i] = the pick by how[i] from logits [rows][vocabulary]; SAMPLE_NONE where a logit is no

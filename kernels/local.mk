@@ -5,7 +5,9 @@ noinst_LIBRARIES += kernels/libkernels.a
 # copy of a loop the compiler fused.
 kernels_libkernels_a_CFLAGS = $(AM_CFLAGS) -ffp-contract=off
 kernels_libkernels_a_SOURCES = \
+	kernels/cpu/attention_pair_avx512.h \
 	kernels/cpu/avx2.c \
+	kernels/cpu/avx512.c \
 	kernels/cpu/body.h \
 	kernels/cpu/body_attention.h \
 	kernels/cpu/body_decode.h \
@@ -19,6 +21,15 @@ kernels_libkernels_a_SOURCES = \
 	kernels/cpu/pool.c \
 	kernels/cpu/pool.h \
 	kernels/cpu/portable.c \
+	kernels/cpu/quantized.c \
+	kernels/cpu/quantized.h \
+	kernels/cpu/quantized_avx2.c \
+	kernels/cpu/quantized_avx512.c \
+	kernels/cpu/quantized_avxvnni.c \
+	kernels/cpu/quantized_block.h \
+	kernels/cpu/quantized_body.h \
+	kernels/cpu/quantized_vec_avx2.h \
+	kernels/cpu/quantized_vec_avx512.h \
 	kernels/cpu/vec_avx2.h \
 	kernels/cpu/vec_portable.h \
 	kernels/device.h \
@@ -45,11 +56,13 @@ check_PROGRAMS += \
 	tests/unit/attention_test \
 	tests/unit/kernels_test \
 	tests/unit/pool_test \
+	tests/unit/quantized_test \
 	tests/unit/sampler_test
 TESTS += \
 	tests/unit/attention_test \
 	tests/unit/kernels_test \
 	tests/unit/pool_test \
+	tests/unit/quantized_test \
 	tests/unit/sampler_test
 EXTRA_DIST += \
 	tests/golden/kernels/dequantize.bin \
@@ -63,6 +76,9 @@ tests_unit_kernels_test_LDADD = $(KERNELS_TEST_LIBS)
 
 tests_unit_pool_test_SOURCES = tests/unit/pool_test.c
 tests_unit_pool_test_LDADD = $(KERNELS_TEST_LIBS)
+
+tests_unit_quantized_test_SOURCES = tests/unit/kernels_compare.h tests/unit/quantized_test.c
+tests_unit_quantized_test_LDADD = $(KERNELS_TEST_LIBS)
 
 # The sampler needs nothing of the engine but itself.
 tests_unit_sampler_test_SOURCES = \

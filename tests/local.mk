@@ -9,9 +9,13 @@ EXTRA_DIST += \
     $(srcdir)/tests/fuzz \
     $(srcdir)/tests/golden \
     $(srcdir)/tests/slurm \
+    bench/client.py \
     bench/peers \
     bench/peers.py \
+    bench/pool.bash \
     bench/srun-overhead \
+    bench/turns \
+    bench/turns.py \
     tests/tools/control.py \
     tests/tools/fake_daemon.py \
     tests/tools/http_check.py \

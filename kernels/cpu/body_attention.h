@@ -116,6 +116,26 @@ static void attend_block(struct softmax *s, float *acc, const float *q, const fl
     block_values(acc, p, values, count, dim, keep[0]);
 }
 
+#ifdef ATTENTION_PAIRS
+#include "kernels/cpu/attention_pair_avx512.h"
+#endif
+
+/* One head's block, or two heads' of the n <= GROUP_AT_ONCE that are left; how many it was. */
+static uint32_t attend_heads(struct softmax *s, uint32_t n, float *acc, const float *q,
+                             const float *keys, const float *values, uint32_t first, uint32_t count,
+                             uint32_t dim, const struct attention *attention)
+{
+#ifdef ATTENTION_PAIRS
+    if (n > 1 && dim % 8 == 0 && !(attention->softcap > 0)) {
+        attend_pair(s, acc, q, keys, values, first, count, dim, attention);
+        return 2;
+    }
+#endif
+    (void)n;
+    attend_block(s, acc, q, keys, values, first, count, dim, attention);
+    return 1;
+}
+
 /* The first position that a token at pos sees. */
 static uint32_t first_seen(const struct attention *attention, uint32_t pos)
 {
@@ -153,16 +173,18 @@ static void attend(const struct attention_job *job, const struct attn_row *seq, 
             uint32_t seen = pos + t + 1 - start, count = seen < length ? seen : length;
             uint32_t from = first_seen(job->attention, pos + t);
             uint32_t first = from > start ? from - start : 0;
-            for (size_t g = 0; first < count && g < n; g++)
-                attend_block(&heads[t][g], out + t * stride + g * dim, q + t * q_stride + g * dim,
-                             keys, values, first, count, dim, job->attention);
+            for (size_t g = 0; first < count && g < n;)
+                g += attend_heads(&heads[t][g], n - (uint32_t)g, out + t * stride + g * dim,
+                                  q + t * q_stride + g * dim, keys, values, first, count, dim,
+                                  job->attention);
         }
     }
     for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t g = 0; g < n; g++) {
-            float sum = v_sum(heads[t][g].sum);
-            for (uint32_t i = 0; i < dim; i++)
-                out[t * stride + (size_t)g * dim + i] /= sum;
+            v8 sum = v_set(v_sum(heads[t][g].sum));
+            float *o = out + t * stride + (size_t)g * dim;
+            for (uint32_t i = 0; i < dim; i += 8)
+                store_upto(o + i, v_div(load_upto(o + i, dim - i), sum), dim - i);
         }
     }
 }

@@ -14,7 +14,8 @@
 
 #define COLS_MAX (1u << 20) /* no architecture has wider activations; bounds the scratch */
 
-static const struct isa *best_isa(void)
+/* The best one for this CPU; of that name, if it is not NULL.  NULL: none. */
+static const struct isa *best_isa(const char *name)
 {
 #if defined(__x86_64__)
     unsigned a, b, c = 0, d;
@@ -22,13 +23,20 @@ static const struct isa *best_isa(void)
      * know "f16c", so ask the CPU. */
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C))
-        return &isa_avx2;
+        __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C)) {
+        int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        if (wide && (!name || strcmp(name, isa_avx512.name) == 0))
+            return &isa_avx512;
+        if (!name || strcmp(name, isa_avx2.name) == 0)
+            return &isa_avx2;
+    }
 #endif
-    return &isa_portable;
+    return !name || strcmp(name, isa_portable.name) == 0 ? &isa_portable : NULL;
 }
 
-static struct device *create(const struct isa *isa, uint32_t threads, uint32_t cols_max,
+static struct device *create(const struct isa *isa, const struct quantized_isa *quantized,
+                             uint32_t threads, uint32_t rows_max, uint32_t cols_max,
                              struct error *err)
 {
     struct cpu_device *d = NULL;
@@ -61,7 +69,10 @@ static struct device *create(const struct isa *isa, uint32_t threads, uint32_t c
                   threads);
         goto out;
     }
-    snprintf(d->device.name, sizeof(d->device.name), "cpu %s, %u thread%s", isa->name, threads,
+    if (quantized_create(&d->quantized, quantized, rows_max, cols_max, err) != 0)
+        goto out;
+    snprintf(d->device.name, sizeof(d->device.name), "cpu %s %s, %u thread%s",
+             quantized ? quantized->name : isa->name, quantized ? "fast" : "exact", threads,
              threads == 1 ? "" : "s");
     rv = &d->device;
     d = NULL;
@@ -71,22 +82,24 @@ out:
     return rv;
 }
 
-struct device *device_create(uint32_t threads, uint32_t rows_max, uint32_t cols_max,
-                             struct error *err)
+struct device *device_create(uint32_t threads, enum precision precision, uint32_t rows_max,
+                             uint32_t cols_max, struct error *err)
 {
-    /* Scratch is per thread and depends on the width alone. */
-    (void)rows_max;
-    return create(best_isa(), threads, cols_max, err);
+    const struct quantized_isa *quantized =
+        precision == PRECISION_FAST ? quantized_best(NULL) : NULL;
+
+    return create(best_isa(NULL), quantized, threads, rows_max, cols_max, err);
 }
 
-struct device *device_create_isa(const char *isa, uint32_t threads, uint32_t cols_max,
-                                 struct error *err)
+struct device *device_create_isa(const char *isa, const char *quantized, uint32_t threads,
+                                 uint32_t rows_max, uint32_t cols_max, struct error *err)
 {
-    if (strcmp(isa, "portable") == 0)
-        return create(&isa_portable, threads, cols_max, err);
-    if (strcmp(isa, best_isa()->name) == 0)
-        return create(best_isa(), threads, cols_max, err);
-    error_set(err, STATUS_UNSUPPORTED, "this CPU has no %s", isa);
+    const struct isa *found = best_isa(isa);
+    const struct quantized_isa *best = quantized ? quantized_best(quantized) : NULL;
+
+    if (found && (best || !quantized))
+        return create(found, best, threads, rows_max, cols_max, err);
+    error_set(err, STATUS_UNSUPPORTED, "this CPU has no %s", found ? quantized : isa);
     return NULL;
 }
 
@@ -96,6 +109,7 @@ void cpu_destroy(struct device *d)
 
     if (c->memory >= 0)
         close(c->memory);
+    quantized_destroy(&c->quantized);
     pool_destroy(c->pool);
     free(c->scratch.data);
     free(c->frequencies);

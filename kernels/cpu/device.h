@@ -5,6 +5,7 @@
 #define MP_KERNELS_CPU_DEVICE_H
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/quantized.h"
 #include "kernels/device.h"
 
 struct cpu_device {
@@ -12,6 +13,7 @@ struct cpu_device {
     const struct isa *isa;
     struct pool *pool;
     struct scratch scratch;
+    struct quantized quantized;
     double *frequencies; /* [cols_max / 2 + 1]: of the rotary embedding in hand */
     uint32_t cols_max;
     int memory; /* a memfd of `handles`; -1: there is no pool */
@@ -44,9 +46,10 @@ void cpu_unmap(struct device *d, void *range, uint32_t count);
 int cpu_tune(struct device *d, const struct weight *w, struct error *err);
 int cpu_record(struct device *d, struct error *err);
 
-/* device_create() with the instruction set chosen by name, for tests: "portable" or "avx2".
- * UNSUPPORTED where this CPU lacks it. */
-struct device *device_create_isa(const char *isa, uint32_t threads, uint32_t cols_max,
-                                 struct error *err);
+/* device_create() with the instruction sets chosen by name, for tests: "portable", "avx2" or
+ * "avx512"; and for quantized products "avx2", "avx-vnni" or "avx512-vnni", NULL: exact.
+ * UNSUPPORTED where this CPU lacks one. */
+struct device *device_create_isa(const char *isa, const char *quantized, uint32_t threads,
+                                 uint32_t rows_max, uint32_t cols_max, struct error *err);
 
 #endif

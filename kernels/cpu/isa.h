@@ -131,7 +131,7 @@ struct isa {
 
 extern const struct isa isa_portable;
 #if defined(__x86_64__)
-extern const struct isa isa_avx2;
+extern const struct isa isa_avx2, isa_avx512;
 #endif
 
 /* Floats of scratch a worker needs for activations of at most cols_max columns: MATMUL_BLOCK

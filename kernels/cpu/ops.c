@@ -69,6 +69,10 @@ static void product(struct cpu_device *c, struct matmul_out out, const float *x,
     assert(w->cols <= c->cols_max);
     if (rows == 0)
         return;
+    if (quantized_takes(&c->quantized, w)) {
+        quantized_matmul(&c->quantized, c->pool, c->scratch, &out, x, w, rows);
+        return;
+    }
     pool_run(c->pool, c->isa->matmul, &job, blocks,
              grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols * rows));
 }
@@ -199,6 +203,10 @@ static void cpu_matmul_expert(struct device *d, void *out, const void *x, const 
         .blocks = w->rows / MATMUL_BLOCK + (w->rows % MATMUL_BLOCK != 0),
     };
 
+    if (quantized_takes(&c->quantized, w)) {
+        quantized_expert(&c->quantized, c->pool, out, x, w, expert_ids, rows, share);
+        return;
+    }
     pool_run(c->pool, c->isa->expert, &job, rows * job.blocks,
              grain(PRODUCTS_WORTH, (uint64_t)MATMUL_BLOCK * w->cols));
 }

@@ -204,7 +204,8 @@ static void test_attention(void **state)
 
     (void)state;
     for (size_t n = 0; n < ISA_COUNT; n++) {
-        struct device *one = open_device(isa_names[n], 1, 1024);
+        /* AVX-512 has AVX2's bits. */
+        struct device *one = open_device(isa_names[n < 2 ? n : 1], 1, 1024);
         struct device *three = open_device(isa_names[n], 3, 1024);
         for (size_t i = 0; one && three && i < SHAPES; i++) {
             struct scene s;

@@ -40,6 +40,7 @@ static void a_whole_file(void **state)
                                        "Model=b Path=/m/b.gguf\n"
                                        "Include more.conf\n"
                                        "Instance=cpu Device=cpu Memory=1G Threads=2 Nodes=n1,n2\n"
+                                       "Instance=true Device=cpu Memory=1G Precision=Exact\n"
                                        "LocalUsers=no Identity=none TurnTime=100ms\n"),
                                    "n2", &err);
     assert_non_null(c);
@@ -53,6 +54,8 @@ static void a_whole_file(void **state)
     assert_true(c->instances[0].memory_bytes == 1ull << 30);
     assert_int_equal(c->instances[0].threads, 2);
     assert_int_equal(c->instances[0].max_batch, 32);
+    assert_int_equal(c->instances[0].precision, ORDER_FAST);
+    assert_int_equal(c->instances[1].precision, ORDER_EXACT);
     assert_string_equal(c->instances[0].nodes, "n1,n2");
     assert_true(config_find_slo(c, "fast")->ttft_us == 500000);
     assert_true(config_find_slo(c, "fast")->tbt_us == 50000);
@@ -85,6 +88,7 @@ static void what_is_wrong_is_named(void **state)
         {GOOD "Instance=g Device=cpu Memory=12\n", "not between 16M and 64T"},
         {GOOD "Instance=g Device=cpu Memory=99999999999G\n", "is no size"},
         {GOOD "Instance=g Device=cpu Memory=1G Memory=2G\n", "stands twice on the line"},
+        {GOOD "Instance=g Device=cpu Memory=1G Precision=half\n", "neither exact nor fast"},
         {GOOD "Slo=x TTFT=1\n", "TBT= is missing"},
         {GOOD "Slo=x TTFT=nan TBT=1\n", "is no time"},
         {GOOD "Slo=x TTFT=0 TBT=1\n", "above zero"},

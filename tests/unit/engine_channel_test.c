@@ -105,16 +105,22 @@ static void await(int fd, uint32_t kind)
     } while (got != kind);
 }
 
-static void send_hello(int fd, uint32_t version)
+static void send_hello_precision(int fd, uint32_t version, uint32_t precision)
 {
     struct order_hello hello = {.kind = ORDER_HELLO,
                                 .version = version,
                                 .memory_bytes = 8 * HANDLE,
                                 .threads = 1,
                                 .max_batch = 8,
+                                .precision = precision,
                                 .instance = "test"};
 
     send_bytes(fd, &hello, sizeof(hello));
+}
+
+static void send_hello(int fd, uint32_t version)
+{
+    send_hello_precision(fd, version, ORDER_FAST);
 }
 
 static void send_model(int fd, uint32_t id)
@@ -257,6 +263,13 @@ static void test_first_order(void **state)
     close(s.fd);
     assert_int_equal(s.rv, -1);
     assert_non_null(strstr(s.err.text, "version"));
+
+    start(&s);
+    send_hello_precision(s.fd, ORDER_VERSION, ORDER_FAST + 1);
+    pthread_join(s.thread, NULL);
+    close(s.fd);
+    assert_int_equal(s.rv, -1);
+    assert_non_null(strstr(s.err.text, "precision"));
 
     start(&s);
     send_bytes(s.fd, &ref, sizeof(ref));
@@ -405,7 +418,7 @@ static void test_program_serves(void **state)
 static struct device *cpu(void)
 {
     struct error err = {0};
-    struct device *d = device_create(1, 1, 64, &err);
+    struct device *d = device_create(1, PRECISION_EXACT, 1, 64, &err);
 
     assert_non_null(d);
     return d;

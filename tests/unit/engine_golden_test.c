@@ -19,108 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/unit/engine_golden.h"
 #include "tests/unit/engine_rig.h"
 
-#define FOLDER          SRCDIR "/tests/golden/engine/"
-#define PROMPTS_MAX     32u
-#define PROMPT_MAX      1024u
-#define STEPS_MAX       64u
-#define TOP             20u
-#define LOGIT_STEPS     4u
 #define LOGIT_TOLERANCE 1e-2
 #define TIE             1e-3
 
-/* A model that the environment may name, and how much of it is in its file. */
-struct suite {
-    const char *environment, *file;
-    uint32_t prompts, steps;
-    uint64_t memory;
-};
-
-struct top {
-    uint32_t step, count;
-    uint32_t tokens[TOP];
-    double logits[TOP];
-};
-
-struct golden {
-    uint32_t prompt[PROMPT_MAX], length;
-    uint32_t tokens[STEPS_MAX], count;
-    double gap; /* the narrowest between the two highest logits */
-    struct top tops[LOGIT_STEPS];
-    uint32_t top_count;
-};
-
 static struct golden golden[PROMPTS_MAX];
-
-static uint32_t read_list(const char *text, uint32_t *out, uint32_t room)
-{
-    uint32_t count = 0;
-    char *end;
-
-    for (;; text = end) {
-        unsigned long v = strtoul(text, &end, 10);
-        if (end == text)
-            return count;
-        assert_true(count < room && v <= UINT32_MAX);
-        out[count++] = (uint32_t)v;
-    }
-}
-
-static void read_top(const char *text, struct top *t)
-{
-    char *end;
-
-    t->step = (uint32_t)strtoul(text, &end, 10);
-    for (t->count = 0; t->count < TOP; t->count++) {
-        text = end;
-        t->tokens[t->count] = (uint32_t)strtoul(text, &end, 10);
-        if (end == text)
-            break;
-        assert_int_equal(*end, ':');
-        t->logits[t->count] = strtod(end + 1, &end);
-    }
-    assert_int_equal(t->count, TOP);
-}
-
-static void read_golden(const struct suite *suite)
-{
-    char path[512], *line = NULL;
-    size_t room = 0;
-    int at;
-    unsigned n;
-    char kind;
-    FILE *f;
-
-    memset(golden, 0, sizeof(golden));
-    snprintf(path, sizeof(path), FOLDER "%s", suite->file);
-    f = fopen(path, "re");
-    assert_non_null(f);
-    while (getline(&line, &room, f) > 0) {
-        if (line[0] == '#')
-            continue;
-        assert_int_equal(sscanf(line, "%c %u%n", &kind, &n, &at), 2);
-        assert_true(n < suite->prompts);
-        struct golden *g = &golden[n];
-        if (kind == 'p') {
-            g->length = read_list(line + at, g->prompt, PROMPT_MAX);
-        } else if (kind == 'g') {
-            g->count = read_list(line + at, g->tokens, STEPS_MAX);
-        } else if (kind == 'm') {
-            g->gap = strtod(line + at, NULL);
-        } else {
-            assert_int_equal(kind, 'l');
-            assert_true(g->top_count < LOGIT_STEPS);
-            read_top(line + at, &g->tops[g->top_count++]);
-        }
-    }
-    free(line);
-    fclose(f);
-    for (n = 0; n < suite->prompts; n++) {
-        assert_int_equal(golden[n].count, suite->steps);
-        assert_true(golden[n].length > 0 && golden[n].gap > 0);
-    }
-}
 
 /* The greatest difference from the reference's logits of this step; 0 if it has none. */
 static double compare_logits(const struct golden *g, uint32_t step, const float *logits)
@@ -200,15 +105,11 @@ static int run_step(struct rig *r, uint32_t steps, struct tally *tally)
 
 static void check_model(const struct suite *suite)
 {
-    const char *path = getenv(suite->environment);
+    const char *path = golden_model(suite);
     struct tally tally = {0};
     struct rig r;
 
-    if (path == NULL) {
-        print_message("%s is unset: no real model to compare\n", suite->environment);
-        skip();
-    }
-    read_golden(suite);
+    golden_read(suite, golden);
     rig_open(&r, suite->memory, 2, suite->prompts);
     rig_model(&r, 1, path, 0);
     if (!r.model.ok)
@@ -230,20 +131,14 @@ static void check_model(const struct suite *suite)
 
 static void test_smollm2(void **state)
 {
-    static const struct suite suite = {"MODELPOOL_TEST_MODEL", "smollm2.golden", 32, 64,
-                                       (uint64_t)1 << 30};
-
     (void)state;
-    check_model(&suite);
+    check_model(&suite_smollm2);
 }
 
 static void test_gemma3(void **state)
 {
-    static const struct suite suite = {"MODELPOOL_TEST_GEMMA", "gemma3.golden", 10, 24,
-                                       (uint64_t)1 << 30};
-
     (void)state;
-    check_model(&suite);
+    check_model(&suite_gemma3);
 }
 
 int main(void)

@@ -37,7 +37,7 @@ uint64_t rig_handle(void)
 
 struct step *rig_step(struct engine *e, uint32_t rows_max, int all_rows, const float **logits)
 {
-    static float *copy;
+    static float *copy; /* of a GPU's */
     static uint64_t room;
     struct model *m = e->residency.models[0];
     struct step *st = flight_next(&e->flight);
@@ -59,6 +59,9 @@ struct step *rig_step(struct engine *e, uint32_t rows_max, int all_rows, const f
     }
     assert_true(in.head_count <= e->workspace.heads_max);
     forward_run(m, &e->workspace, &in);
+    *logits = e->workspace.logits;
+    if (rig_device() == RIG_CPU)
+        return st;
     bytes = (uint64_t)in.head_count * m->arch.vocabulary * sizeof(float);
     if (bytes > room) {
         copy = realloc(copy, bytes);
@@ -74,15 +77,21 @@ struct step *rig_step(struct engine *e, uint32_t rows_max, int all_rows, const f
 
 void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch)
 {
-    struct order_hello hello = {.kind = ORDER_HELLO,
-                                .version = ORDER_VERSION,
-                                .memory_bytes = memory_bytes,
-                                .threads = threads,
-                                .max_batch = max_batch,
-                                .device =
-                                    rig_device() == RIG_CPU ? ORDER_DEVICE_CPU : ORDER_DEVICE_CUDA,
-                                .precision = rig_device() == RIG_CUDA_FAST,
-                                .instance = "test"};
+    rig_open_precision(r, ORDER_EXACT, memory_bytes, threads, max_batch);
+}
+
+void rig_open_precision(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
+                        uint32_t threads, uint32_t max_batch)
+{
+    struct order_hello hello = {
+        .kind = ORDER_HELLO,
+        .version = ORDER_VERSION,
+        .memory_bytes = memory_bytes,
+        .threads = threads,
+        .max_batch = max_batch,
+        .device = rig_device() == RIG_CPU ? ORDER_DEVICE_CPU : ORDER_DEVICE_CUDA,
+        .precision = rig_device() == RIG_CPU ? precision : rig_device() == RIG_CUDA_FAST,
+        .instance = "test"};
     struct error err = {0};
     int fds[2];
 

@@ -34,6 +34,9 @@ struct rig {
 };
 
 void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch);
+/* rig_open() is exact. */
+void rig_open_precision(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
+                        uint32_t threads, uint32_t max_batch);
 /* Also: the pools are whole once every sequence and weight is gone. */
 void rig_close(struct rig *r);
 

@@ -32,6 +32,7 @@
 /* What sequence i is asked, and what it is given when it is alone. */
 struct subject {
     const char *path;
+    enum order_precision precision;
     uint32_t vocabulary;
     uint32_t weight_handles;
     uint32_t prompts[SEQS][PROMPT];
@@ -40,7 +41,7 @@ struct subject {
 };
 
 static char tiny_path[64], other_path[64];
-static struct subject subjects[2]; /* the tiny one, the real one */
+static struct subject subjects[4]; /* the tiny one, the real one; both exact, then both fast */
 static size_t subject_count;
 
 static void make_prompts(struct subject *s)
@@ -75,18 +76,20 @@ static void check(const struct rig *r, const struct subject *s, uint32_t i)
 
 static void open_subject(struct rig *r, const struct subject *s, uint64_t memory, uint32_t threads)
 {
-    rig_open(r, memory, threads, SEQS);
+    rig_open_precision(r, s->precision, memory, threads, SEQS);
     rig_model(r, MODEL, s->path, 0);
     if (!r->model.ok)
         fail_msg("%s", r->model.text);
 }
 
 /* Ask each alone: the values that all else is compared with. */
-static void measure_subject(struct subject *s, const char *path)
+static void measure_subject(const char *path, enum order_precision precision)
 {
+    struct subject *s = &subjects[subject_count++];
     struct rig r;
 
     s->path = path;
+    s->precision = precision;
     open_subject(&r, s, MEMORY, 2);
     s->vocabulary = r.model.vocabulary;
     s->weight_handles = (uint32_t)(r.model.weight_bytes / HANDLE);
@@ -113,11 +116,13 @@ static int setup(void **state)
     snprintf(other_path, sizeof(other_path), "/tmp/engine_test.%d.b.gguf", (int)getpid());
     if (tiny_gguf_write(tiny_path, NULL) != 0 || tiny_gguf_write(other_path, &other) != 0)
         return -1;
-    measure_subject(&subjects[subject_count++], tiny_path);
     if (real == NULL)
         print_message("MODELPOOL_TEST_MODEL is unset: the tiny random model alone is tested\n");
-    else
-        measure_subject(&subjects[subject_count++], real);
+    for (enum order_precision p = ORDER_EXACT; p <= ORDER_FAST; p++) {
+        measure_subject(tiny_path, p);
+        if (real != NULL)
+            measure_subject(real, p);
+    }
     return 0;
 }
 
@@ -174,7 +179,7 @@ static void test_chunks_and_joins(void **state)
     for (size_t n = 0; n < subject_count; n++) {
         const struct subject *s = &subjects[n];
         open_subject(&r, s, MEMORY, 1);
-        for (size_t c = n == 0 ? 0 : 1; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
+        for (size_t c = s->path == tiny_path ? 0 : 1; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
             r.e->rows_max = chunks[c];
             for (uint32_t i = 0; i < SEQS; i++) {
                 ask(&r, s, SEQS - 1 - i, MODEL);
@@ -197,12 +202,12 @@ static void test_preempted_each_step(void **state)
     (void)state;
     for (size_t n = 0; n < subject_count; n++) {
         const struct subject *s = &subjects[n];
-        uint32_t count = 4, kv = n == 0 ? 2 : 24, turns = 0;
+        uint32_t count = 4, kv = s->path == tiny_path ? 2 : 24, turns = 0;
         uint64_t memory = (s->weight_handles + kv) * HANDLE;
-        if (n == 0)
+        if (s->path == tiny_path)
             memory = 2 * HANDLE; /* one of weights, one of KV for both */
         open_subject(&r, s, memory, 2);
-        rig_model(&r, 2, n == 0 ? other_path : s->path, 0);
+        rig_model(&r, 2, s->path == tiny_path ? other_path : s->path, 0);
         assert_int_equal(r.model.ok, 1);
         for (uint32_t i = 0; i < count; i++) {
             ask(&r, s, i, MODEL);
@@ -217,7 +222,7 @@ static void test_preempted_each_step(void **state)
         assert_int_equal(r.went, turns - 1);
         for (uint32_t i = 0; i < count; i++) {
             check(&r, s, i);
-            if (n == 0) /* another model, other tokens */
+            if (s->path == tiny_path) /* another model, other tokens */
                 assert_memory_not_equal(r.seqs[SEQS + i].tokens, s->alone[i], sizeof(s->alone[i]));
             else
                 assert_memory_equal(r.seqs[SEQS + i].tokens, s->alone[i], sizeof(s->alone[i]));
@@ -269,10 +274,10 @@ static void test_kv_full_and_go_on(void **state)
         struct model *m = r.e->residency.models[0];
         uint64_t page = m->kv.page_bytes;
         rig_close(&r);
-        uint32_t kv = n == 0 ? 1 : 16;
+        uint32_t kv = s->path == tiny_path ? 1 : 16;
         open_subject(&r, s, (s->weight_handles + kv) * HANDLE, 2);
         m = r.e->residency.models[0];
-        if (n == 0) /* its pages are small: waste most of each */
+        if (s->path == tiny_path) /* its pages are small: waste most of each */
             m->kv.page_bytes = HANDLE / 20 / 64 * 64;
         else
             assert_true(page * 3 > HANDLE / 2);

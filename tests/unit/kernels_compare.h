@@ -20,14 +20,14 @@
 #include "kernels/cpu/device.h"
 #include "kernels/reference.h"
 
-static const char *const isa_names[] = {"portable", "avx2"};
+static const char *const isa_names[] = {"portable", "avx2", "avx512"};
 #define ISA_COUNT (sizeof(isa_names) / sizeof(isa_names[0]))
 
 /* A device of that instruction set; NULL, and said so, where this CPU lacks it. */
 static inline struct device *open_device(const char *isa, uint32_t threads, uint32_t cols_max)
 {
     struct error err;
-    struct device *d = device_create_isa(isa, threads, cols_max, &err);
+    struct device *d = device_create_isa(isa, NULL, threads, 64, cols_max, &err);
 
     if (!d) {
         print_message("%s: not tested\n", err.text);

@@ -46,22 +46,22 @@ static void test_device_refusals(void **state)
     struct error err;
 
     (void)state;
-    assert_null(device_create(1, 1, 0, &err));
+    assert_null(device_create(1, PRECISION_EXACT, 1, 0, &err));
     assert_int_equal(err.status, STATUS_INVALID);
-    assert_null(device_create(100000, 1, 64, &err));
+    assert_null(device_create(100000, PRECISION_EXACT, 1, 64, &err));
     assert_int_equal(err.status, STATUS_INVALID);
-    assert_null(device_create_isa("cray", 1, 64, &err));
+    assert_null(device_create_isa("cray", NULL, 1, 1, 64, &err));
     assert_int_equal(err.status, STATUS_UNSUPPORTED);
     device_destroy(NULL);
 }
 
 static void test_device_name(void **state)
 {
-    struct device *d = device_create_isa("portable", 2, 64, NULL);
+    struct device *d = device_create_isa("portable", NULL, 2, 1, 64, NULL);
 
     (void)state;
     assert_non_null(d);
-    assert_string_equal(device_name(d), "cpu portable, 2 threads");
+    assert_string_equal(device_name(d), "cpu portable exact, 2 threads");
     device_destroy(d);
 }
 

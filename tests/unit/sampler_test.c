@@ -88,6 +88,27 @@ static void test_greedy(void **state)
     assert_int_equal(pick(*state, logits, 1, &o, 0), 0);
 }
 
+/* Wherever the largest or what is no number lies, in vocabularies of any size. */
+static void test_greedy_in_many(void **state)
+{
+    enum { N = 900 };
+    float logits[N];
+    struct order_sampling o = plain(0);
+
+    for (uint32_t n = 1; n <= N; n = n < 40 ? n + 3 : n + 37) {
+        for (uint32_t at = 0; at < n; at += 1 + n / 50) {
+            for (uint32_t i = 0; i < n; i++)
+                logits[i] = -(float)(i * 7919u % 613u) - 0.5f;
+            logits[at] = -0.25f;
+            assert_int_equal(pick(*state, logits, n, &o, 0), at);
+            logits[n - 1] = -0.25f; /* a tie, perhaps with itself */
+            assert_int_equal(pick(*state, logits, n, &o, 0), at);
+            logits[at] = at % 3 == 0 ? NAN : at % 3 == 1 ? INFINITY : -INFINITY;
+            assert_int_equal(pick(*state, logits, n, &o, 0), -1);
+        }
+    }
+}
+
 static void test_no_number_no_token(void **state)
 {
     static const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -393,6 +414,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_philox),
         cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_greedy_in_many),
         cmocka_unit_test(test_no_number_no_token),
         cmocka_unit_test(test_distribution),
         cmocka_unit_test(test_filters_keep_the_best),
