@@ -17,7 +17,7 @@
 #include "model/arch.h"
 
 /* The widest activation row that the device's scratch is sized for. */
-#define ENGINE_COLS_MAX 65536u
+#define ENGINE_COLS_MAX ARCH_COLS_MAX
 #define ENGINE_PAGE_TOKENS                                                                         \
     16u /* of a KV page on the CPU: small, since nothing is copied over a bus */
 

@@ -8,7 +8,8 @@
 #include "model/json_member.h"
 #include "model/tokenizer_parts.h"
 
-#define IDS_MAX (1 << 22)
+#define IDS_MAX  (1 << 22)
+#define GAPS_MAX (1u << 16) /* numbers without a token: a small file asks for little memory */
 
 /* The vocabulary: the model's, and the added tokens behind or among it */
 
@@ -66,6 +67,11 @@ static int count_entries(const json_t *vocab, const json_t *added, uint64_t *cou
         if ((uint64_t)id >= *count)
             *count = (uint64_t)id + 1;
     }
+    i = json_is_array(vocab) ? json_array_size(vocab) : json_object_size(vocab);
+    if (*count > i + json_array_size(added) + GAPS_MAX)
+        return error_set(err, STATUS_CORRUPT,
+                         "tokens have numbers up to %" PRIu64 ", and there are only %zu of them",
+                         *count - 1, i + json_array_size(added));
     return 0;
 }
 
