@@ -213,6 +213,8 @@ int model_report_read(struct model_report *r, const char *path, uint64_t memory,
     if (r->has_arch) {
         count_weights(r);
         count_caches(r);
+        if (arch_check_cols(&r->arch, &why))
+            refuse(r, &why);
         fit(r, memory);
     } else {
         refuse(r, &why);

@@ -475,3 +475,26 @@ const struct config_slo *config_find_slo(const struct config *c, const char *nam
             return &c->slos[i];
     return NULL;
 }
+
+void config_apply(struct config *c, struct config *fresh)
+{
+    struct config_slo *slos = c->slos;
+    size_t count = c->slo_count;
+
+    c->slos = fresh->slos;
+    c->slo_count = fresh->slo_count;
+    fresh->slos = slos;
+    fresh->slo_count = count;
+    c->wait_max_us = fresh->wait_max_us;
+    for (size_t i = 0; i < fresh->model_count && fresh->identity == c->identity; i++) {
+        struct config_model *to = NULL, *from = &fresh->models[i];
+        for (size_t k = 0; k < c->model_count && !to; k++)
+            if (strcmp(c->models[k].name, from->name) == 0)
+                to = &c->models[k];
+        if (!to)
+            continue;
+        char *accounts = to->allow_accounts;
+        to->allow_accounts = from->allow_accounts;
+        from->allow_accounts = accounts;
+    }
+}

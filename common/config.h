@@ -74,6 +74,12 @@ struct config {
  */
 struct config *config_read(const char *path, const char *node, struct error *err);
 void config_destroy(struct config *c);
+/*
+ * What may change while a daemon runs, from its file as read again: Slo=, WaitMax= and, of models
+ * that both have, AllowAccounts= (unless Identity= changed, which the accounts are known by).  All
+ * else stays.  *fresh is still the caller's.  No other thread may look at these fields.
+ */
+void config_apply(struct config *c, struct config *fresh);
 /* NULL if there is none of that name. */
 const struct config_model *config_find_model(const struct config *c, const char *name);
 const struct config_slo *config_find_slo(const struct config *c, const char *name);

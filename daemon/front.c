@@ -145,16 +145,20 @@ static void on_stop(evutil_socket_t signal_number, short what, void *arg)
 static void on_reload(evutil_socket_t signal_number, short what, void *arg)
 {
     struct front_loop *loop = arg;
-    const struct config *c = loop->f->config;
+    struct config *c = loop->f->config;
     struct error err = {0};
 
     (void)signal_number;
     (void)what;
     struct config *fresh = config_read(c->path, c->node, &err);
-    if (!fresh)
+    if (fresh) {
+        config_apply(c, fresh);
+        log_info("SIGHUP: %s is valid: AllowAccounts=, Slo= and WaitMax= are applied; restart "
+                 "modelpoold to apply all else",
+                 c->path);
+    } else {
         log_error("SIGHUP: the running configuration stays: %s", err.text);
-    else
-        log_info("SIGHUP: %s is valid; restart modelpoold to apply it", c->path);
+    }
     config_destroy(fresh);
 }
 
@@ -200,7 +204,7 @@ static int open_parts(struct front *f, struct db *db, struct error *err)
     return f->policy ? 0 : -1;
 }
 
-int front_open(struct front *f, const struct config *config, struct db *db, struct journal *journal,
+int front_open(struct front *f, struct config *config, struct db *db, struct journal *journal,
                const struct front_listeners *listeners, struct error *err)
 {
     f->config = config;

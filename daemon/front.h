@@ -28,7 +28,7 @@ struct front_model { /* what the front needs of a model; NULLs and text if its f
 
 struct front {
     struct event_base *base;
-    const struct config *config;
+    struct config *config;
     struct policy *policy;
     struct writer *writer;
     struct journal *journal;
@@ -53,7 +53,7 @@ struct front_listeners { /* listening, non-blocking, close-on-exec */
  * db and journal are borrowed, the listeners taken over.  front_close() ends all of it, also what a
  * failed front_open() has begun.
  */
-int front_open(struct front *f, const struct config *config, struct db *db, struct journal *journal,
+int front_open(struct front *f, struct config *config, struct db *db, struct journal *journal,
                const struct front_listeners *listeners, struct error *err);
 /* Serve until SIGTERM or SIGINT, then end what runs within 2 s. */
 int front_run(struct front *f, struct error *err);

@@ -33,6 +33,7 @@ daemon_libfront_a_SOURCES = \
     daemon/openai.c \
     daemon/openai.h \
     daemon/openai_answer.c \
+    daemon/openai_chat.c \
     daemon/peer.c \
     daemon/peer.h \
     daemon/prompt.c \

@@ -43,7 +43,8 @@ static void print_help(void)
            "  -h, --help         print this\n"
            "\n"
            "Started as root it binds its sockets and becomes User=.  SIGTERM and SIGINT end it,\n"
-           "SIGHUP checks the configuration file.  Exit status: 0 after a signal, 1 on a failure,\n"
+           "SIGHUP reads the configuration file again.  Exit status: 0 after a signal, 1 on a "
+           "failure,\n"
            "2 on a wrong option.\n",
            SYSCONFDIR);
 }
@@ -133,7 +134,7 @@ static void on_event_log(int severity, const char *text)
         log_debug("libevent: %s", text);
 }
 
-static int serve(const struct config *config, struct error *err)
+static int serve(struct config *config, struct error *err)
 {
     int rv = -1, lock = -1, opened = 0;
     uid_t uid;

@@ -6,10 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A field that is absent, or null, which clients send for "not given". */
-static json_t *field(const json_t *body, const char *name)
+json_t *openai_field(const json_t *object, const char *name)
 {
-    json_t *v = json_object_get(body, name);
+    json_t *v = json_object_get(object, name);
     return json_is_null(v) ? NULL : v;
 }
 
@@ -40,8 +39,6 @@ static const struct {
     {"stop_token_ids", 1, 1},
     {"structured_outputs", 1, 1},
     {"suffix", 0, 1},
-    {"tool_choice", 1, 0},
-    {"tools", 1, 0},
     {"top_logprobs", 1, 0},
     {"use_beam_search", 1, 1},
     {"web_search_options", 1, 0},
@@ -56,9 +53,8 @@ static int asks_nothing(const char *name, const json_t *v)
         return 1;
     if (json_is_string(v))
         return json_string_length(v) == 0 ||
-               ((strcmp(name, "tool_choice") == 0 || strcmp(name, "function_call") == 0) &&
-                (strcmp(json_string_value(v), "none") == 0 ||
-                 strcmp(json_string_value(v), "auto") == 0));
+               (strcmp(name, "function_call") == 0 && (strcmp(json_string_value(v), "none") == 0 ||
+                                                       strcmp(json_string_value(v), "auto") == 0));
     return (strcmp(name, "min_tokens") == 0 || strcmp(name, "top_logprobs") == 0) &&
            json_is_integer(v) && json_integer_value(v) == 0;
 }
@@ -69,23 +65,23 @@ static int check_unsupported(enum openai_kind kind, const json_t *body, struct o
         if (!(kind == OPENAI_CHAT ? unsupported[i].chat : unsupported[i].completion))
             continue;
         const char *name = unsupported[i].name;
-        const json_t *v = field(body, name);
+        const json_t *v = openai_field(body, name);
         if (v && !asks_nothing(name, v))
             return openai_invalid(e, name, "%s is not supported by this server", name);
     }
     static const char *const one[] = {"n", "best_of"};
     for (size_t i = 0; i < sizeof one / sizeof *one; i++) {
-        const json_t *v = field(body, one[i]);
+        const json_t *v = openai_field(body, one[i]);
         if (v && !(json_is_integer(v) && json_integer_value(v) == 1))
             return openai_invalid(e, one[i], "%s must be 1: one answer a request is given", one[i]);
     }
-    const json_t *format = field(body, "response_format");
+    const json_t *format = openai_field(body, "response_format");
     const json_t *type = json_object_get(format, "type");
     if (format && !(json_is_string(type) && strcmp(json_string_value(type), "text") == 0))
         return openai_invalid(e, "response_format",
                               "response_format is not supported by this server, except "
                               "{\"type\": \"text\"}");
-    const json_t *modalities = field(body, "modalities");
+    const json_t *modalities = openai_field(body, "modalities");
     const json_t *first = json_array_get(modalities, 0);
     if (modalities && !(json_array_size(modalities) == 1 && json_is_string(first) &&
                         strcmp(json_string_value(first), "text") == 0))
@@ -113,7 +109,7 @@ static const struct {
 static int parse_numbers(const json_t *body, struct order_sampling *s, struct openai_error *e)
 {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        const json_t *v = field(body, numbers[i].name);
+        const json_t *v = openai_field(body, numbers[i].name);
         if (!v)
             continue;
         double x = json_is_number(v) ? json_number_value(v) : NAN;
@@ -130,7 +126,7 @@ static int parse_numbers(const json_t *body, struct order_sampling *s, struct op
 
 static int parse_bool(const json_t *body, const char *name, int *out, struct openai_error *e)
 {
-    const json_t *v = field(body, name);
+    const json_t *v = openai_field(body, name);
     if (v && !json_is_boolean(v))
         return openai_invalid(e, name, "%s must be true or false", name);
     if (v)
@@ -142,7 +138,7 @@ static int parse_bool(const json_t *body, const char *name, int *out, struct ope
 static int parse_integer(const json_t *body, const char *name, int64_t least, int64_t most,
                          int64_t *out, int *given, struct openai_error *e)
 {
-    const json_t *v = field(body, name);
+    const json_t *v = openai_field(body, name);
 
     *given = v != NULL;
     if (!v)
@@ -196,14 +192,14 @@ static int parse_stream(const json_t *body, struct openai_request *r, struct ope
 {
     if (parse_bool(body, "stream", &r->stream, e))
         return -1;
-    const json_t *options = field(body, "stream_options");
+    const json_t *options = openai_field(body, "stream_options");
     if (!options)
         return 0;
     if (!json_is_object(options))
         return openai_invalid(e, "stream_options", "stream_options must be an object");
     if (!r->stream)
         return openai_invalid(e, "stream_options", "stream_options needs stream: true");
-    const json_t *v = field(options, "include_usage");
+    const json_t *v = openai_field(options, "include_usage");
     if (v && !json_is_boolean(v))
         return openai_invalid(e, "stream_options.include_usage",
                               "stream_options.include_usage must be true or false");
@@ -213,7 +209,7 @@ static int parse_stream(const json_t *body, struct openai_request *r, struct ope
 
 static int parse_stop(const json_t *body, struct openai_request *r, struct openai_error *e)
 {
-    json_t *v = field(body, "stop");
+    json_t *v = openai_field(body, "stop");
     size_t count = json_is_array(v) ? json_array_size(v) : 1;
 
     if (!v)
@@ -234,128 +230,6 @@ static int parse_stop(const json_t *body, struct openai_request *r, struct opena
             return openai_invalid(e, "stop", "stop: %s", err.text);
         }
     }
-    return 0;
-}
-
-/* --- chat messages ------------------------------------------------------------------------------
- */
-
-/* Content given as parts: the texts one after the other.  A new reference, or NULL with *e set. */
-static json_t *join_parts(const json_t *parts, const char *param, const char *model,
-                          struct openai_error *e)
-{
-    size_t total = 0, i;
-    json_t *part;
-
-    json_array_foreach(parts, i, part)
-    {
-        const json_t *type = json_object_get(part, "type");
-        const char *word = json_string_value(type);
-        if (word && strcmp(word, "image_url") == 0)
-            return openai_invalid(e, param, "images are not supported by %s", model), NULL;
-        if (word && (strcmp(word, "input_audio") == 0 || strcmp(word, "audio_url") == 0))
-            return openai_invalid(e, param, "audio is not supported by %s", model), NULL;
-        if (!word || strcmp(word, "text") != 0 || !json_is_string(json_object_get(part, "text")))
-            return openai_invalid(e, param,
-                                  "%s must be a string or an array of "
-                                  "{\"type\": \"text\", \"text\": ...}",
-                                  param),
-                   NULL;
-        total += json_string_length(json_object_get(part, "text"));
-    }
-    char *text = malloc(total + 1);
-    size_t at = 0;
-    if (!text)
-        return openai_fail(e, 500, "server_error", NULL, "out of memory"), NULL;
-    json_array_foreach(parts, i, part)
-    {
-        const json_t *t = json_object_get(part, "text");
-        memcpy(text + at, json_string_value(t), json_string_length(t));
-        at += json_string_length(t);
-    }
-    json_t *joined = json_stringn(text, total);
-    free(text);
-    if (!joined)
-        openai_fail(e, 500, "server_error", NULL, "out of memory");
-    return joined;
-}
-
-/* The role as templates know it; NULL for one that is not served. */
-static const char *role_word(const json_t *v)
-{
-    static const char *const roles[] = {"system", "user", "assistant"};
-    const char *role = json_string_value(v);
-
-    for (size_t i = 0; role && i < sizeof roles / sizeof *roles; i++)
-        if (strcmp(role, roles[i]) == 0)
-            return roles[i];
-    /* OpenAI's newer name for the system's role, which no template has */
-    return role && strcmp(role, "developer") == 0 ? "system" : NULL;
-}
-
-/* {"role","content"} of one message.  A new reference, or NULL with *e set. */
-static json_t *parse_message(const json_t *m, size_t i, const char *model, struct openai_error *e)
-{
-    char param[48];
-
-    snprintf(param, sizeof param, "messages[%zu]", i);
-    if (!json_is_object(m))
-        return openai_invalid(e, param, "%s must be an object", param), NULL;
-    const json_t *calls = field(m, "tool_calls");
-    if ((calls && !asks_nothing("tool_calls", calls)) || field(m, "function_call"))
-        return openai_invalid(e, param, "%s: tool calls are not supported by this server", param),
-               NULL;
-    snprintf(param, sizeof param, "messages[%zu].role", i);
-    const char *role = role_word(json_object_get(m, "role"));
-    if (!role)
-        return openai_invalid(e, param,
-                              "%s must be \"system\", \"developer\", \"user\" or "
-                              "\"assistant\"",
-                              param),
-               NULL;
-    snprintf(param, sizeof param, "messages[%zu].content", i);
-    json_t *content = field(m, "content"), *text = NULL;
-    if (json_is_string(content))
-        text = json_incref(content);
-    else if (json_is_array(content) && json_array_size(content) > 0)
-        text = join_parts(content, param, model, e);
-    else if (!content && strcmp(role, "assistant") == 0)
-        text = json_string("");
-    else
-        openai_invalid(e, param, "%s must be a string or an array of text parts", param);
-    if (!text)
-        return NULL;
-    json_t *out = json_pack("{ss so}", "role", role, "content", text);
-    if (!out)
-        openai_fail(e, 500, "server_error", NULL, "out of memory");
-    return out;
-}
-
-static int parse_messages(const json_t *body, const char *model, struct openai_request *r,
-                          struct openai_error *e)
-{
-    const json_t *list = field(body, "messages");
-    size_t i;
-    json_t *m;
-
-    if (!json_is_array(list) || json_array_size(list) == 0)
-        return openai_invalid(e, "messages", "messages must be an array of at least one message");
-    if (json_array_size(list) > OPENAI_MESSAGES_MAX)
-        return openai_invalid(e, "messages", "messages holds %zu messages; at most %u are taken",
-                              json_array_size(list), OPENAI_MESSAGES_MAX);
-    r->messages = json_array();
-    json_array_foreach(list, i, m)
-    {
-        json_t *one = parse_message(m, i, model, e);
-        if (!one)
-            return -1;
-        if (json_array_append_new(r->messages, one))
-            return openai_fail(e, 500, "server_error", NULL, "out of memory");
-    }
-    json_t *variables = field(body, "chat_template_kwargs");
-    if (variables && !json_is_object(variables))
-        return openai_invalid(e, "chat_template_kwargs", "chat_template_kwargs must be an object");
-    r->template_variables = json_incref(variables);
     return 0;
 }
 
@@ -382,7 +256,7 @@ static int parse_token_ids(const json_t *list, struct openai_request *r, struct 
 
 static int parse_prompt(const json_t *body, struct openai_request *r, struct openai_error *e)
 {
-    const json_t *v = field(body, "prompt");
+    const json_t *v = openai_field(body, "prompt");
     const json_t *first = json_array_get(v, 0);
 
     if (json_is_string(first) || json_is_array(first)) { /* a batch; one prompt is fine */
@@ -412,7 +286,7 @@ static int parse_prompt(const json_t *body, struct openai_request *r, struct ope
 static int parse_fields(const json_t *body, const char *default_model, struct openai_request *r,
                         struct openai_error *e)
 {
-    const json_t *model = field(body, "model");
+    const json_t *model = openai_field(body, "model");
 
     if (model && !json_is_string(model))
         return openai_invalid(e, "model", "model must be a string");
@@ -427,7 +301,7 @@ static int parse_fields(const json_t *body, const char *default_model, struct op
         parse_limits(body, r, e) || parse_stream(body, r, e) || parse_stop(body, r, e))
         return -1;
     if (r->kind == OPENAI_CHAT)
-        return parse_messages(body, default_model, r, e);
+        return openai_parse_chat(body, default_model, r, e);
     return parse_prompt(body, r, e);
 }
 
@@ -462,6 +336,7 @@ void openai_request_fini(struct openai_request *r)
     free(r->prompt);
     free(r->tokens);
     json_decref(r->messages);
+    json_decref(r->tools);
     json_decref(r->template_variables);
     stop_fini(&r->stop);
     memset(r, 0, sizeof *r);

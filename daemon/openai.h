@@ -44,10 +44,13 @@ enum openai_kind { OPENAI_CHAT, OPENAI_COMPLETION };
 
 struct openai_request {
     enum openai_kind kind;
-    char *model;                /* NULL: none given */
-    json_t *messages;           /* chat: [{"role","content"}], contents are strings */
-    json_t *template_variables; /* chat: chat_template_kwargs, or NULL */
-    char *prompt;               /* completion: text, or */
+    char *model;      /* NULL: none given */
+    json_t *messages; /* chat: [{"role","content"}], contents are strings; an assistant's
+                       * may have "tool_calls", a tool's has "tool_call_id" */
+    json_t *tools;    /* chat: definitions that the model is shown, or NULL */
+    int tool_calls, tool_results; /* chat: some message has, or is one */
+    json_t *template_variables;   /* chat: chat_template_kwargs, or NULL */
+    char *prompt;                 /* completion: text, or */
     size_t prompt_len;
     uint32_t *tokens; /* token ids (prompt is NULL then) */
     size_t token_count;
@@ -65,6 +68,12 @@ struct openai_request {
 int openai_parse(enum openai_kind kind, const char *body, size_t len, const char *default_model,
                  struct openai_request *r, struct openai_error *e);
 void openai_request_fini(struct openai_request *r);
+
+/* Parts of openai_parse(), in openai_chat.c: messages, tools and chat_template_kwargs. */
+int openai_parse_chat(const json_t *body, const char *model, struct openai_request *r,
+                      struct openai_error *e);
+/* A member; NULL also where it is null, which clients send for "not given". */
+json_t *openai_field(const json_t *object, const char *name);
 
 /* --- answers ------------------------------------------------------------------------------------
  */

@@ -28,11 +28,6 @@ static int too_long(struct openai_error *e, const struct openai_request *r, cons
     return -1;
 }
 
-static int out_of_memory(struct openai_error *e)
-{
-    return openai_fail(e, 500, "server_error", NULL, "out of memory");
-}
-
 /* A variable that the request did not set.  Takes value, which may be NULL. */
 static int set_absent(json_t *v, const char *key, json_t *value)
 {
@@ -45,7 +40,8 @@ static int set_absent(json_t *v, const char *key, json_t *value)
 
 /* What transformers passes: messages, tools and documents (none where there are none),
  * add_generation_prompt, chat_template_kwargs, and the special tokens that the tokenizer has. */
-static json_t *template_variables(const struct target *t, const struct openai_request *r)
+static json_t *template_variables(const struct target *t, const struct openai_request *r,
+                                  json_t *messages)
 {
     const struct tokenizer *tokenizer = t->fm->tokenizer;
     const struct {
@@ -56,8 +52,9 @@ static json_t *template_variables(const struct target *t, const struct openai_re
                    {"unk_token", tokenizer_unk(tokenizer)},
                    {"pad_token", tokenizer_pad(tokenizer)}};
     json_t *v = r->template_variables ? json_copy(r->template_variables) : json_object();
-    int failed = !v || json_object_set(v, "messages", r->messages) ||
+    int failed = !v || json_object_set(v, "messages", messages) ||
                  json_object_set_new(v, "add_generation_prompt", json_true()) ||
+                 (r->tools && json_object_set(v, "tools", r->tools)) ||
                  set_absent(v, "tools", json_null()) || set_absent(v, "documents", json_null());
 
     for (size_t i = 0; !failed && i < sizeof special / sizeof special[0]; i++)
@@ -70,19 +67,69 @@ static json_t *template_variables(const struct target *t, const struct openai_re
     return NULL;
 }
 
+/* What the request has of tools must be in the template, or the model would not see it. */
+static int check_tools(const struct target *t, const struct openai_request *r,
+                       struct openai_error *e)
+{
+    static const char refusal[] = "%s knows no tools: its chat template does not use %s";
+
+    if (r->tools && !template_reads(t->fm->template, "tools"))
+        return openai_invalid(e, "tools", refusal, t->name, "tools");
+    if (r->tool_calls && !template_mentions(t->fm->template, "tool_calls"))
+        return openai_invalid(e, "messages", refusal, t->name, "tool_calls");
+    if (r->tool_results && !template_mentions(t->fm->template, "tool"))
+        return openai_invalid(e, "messages", refusal, t->name, "the role \"tool\"");
+    return 0;
+}
+
+/* The messages with the arguments of calls as objects, which most templates want. */
+static json_t *with_object_arguments(const json_t *messages)
+{
+    json_t *copy = json_deep_copy(messages), *m, *call;
+    size_t i, k;
+
+    json_array_foreach(copy, i, m) json_array_foreach(json_object_get(m, "tool_calls"), k, call)
+    {
+        json_t *function = json_object_get(call, "function");
+        const json_t *text = json_object_get(function, "arguments");
+        json_t *arguments = json_loadb(json_string_value(text), json_string_length(text), 0, NULL);
+        if (json_object_set_new(function, "arguments", arguments)) {
+            json_decref(copy);
+            return NULL;
+        }
+    }
+    return copy;
+}
+
+/* -1 with *err, which is NOMEM or the template's. */
+static int render_messages(const struct target *t, const struct openai_request *r, json_t *messages,
+                           char **text, size_t *len, struct error *err)
+{
+    json_t *variables = messages ? template_variables(t, r, messages) : NULL;
+    if (!variables)
+        return error_set(err, STATUS_NOMEM, "out of memory");
+    int rv = template_render(t->fm->template, variables, text, len, err);
+    json_decref(variables);
+    return rv;
+}
+
 static int render(const struct target *t, const struct openai_request *r, char **text, size_t *len,
                   struct openai_error *e)
 {
-    struct error err = {0};
+    struct error err = {0}, ignored;
 
     if (!t->fm->template)
         return openai_invalid(e, "messages", "%s cannot chat: %s; /v1/completions takes plain text",
                               t->name, t->fm->text);
-    json_t *variables = template_variables(t, r);
-    if (!variables)
-        return out_of_memory(e);
-    int rv = template_render(t->fm->template, variables, text, len, &err);
-    json_decref(variables);
+    if (check_tools(t, r, e))
+        return -1;
+    json_t *messages =
+        r->tool_calls ? with_object_arguments(r->messages) : json_incref(r->messages);
+    int rv = render_messages(t, r, messages, text, len, &err);
+    json_decref(messages);
+    /* Some templates put the text itself into the prompt, and fail on an object. */
+    if (rv && r->tool_calls)
+        rv = render_messages(t, r, r->messages, text, len, &ignored);
     if (rv == 0)
         return 0;
     if (err.status == STATUS_NOMEM)

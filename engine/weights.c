@@ -388,13 +388,7 @@ static int model_describe(struct model *m, const struct order_model *order, stru
                                    .dims = a->rope[i].dims,
                                    .interleaved = a->rope_interleaved,
                                    .factors = arch_rope_factors(&a->rope[i], m->max_context)};
-    if ((uint64_t)a->heads * a->head_dim > ENGINE_COLS_MAX ||
-        (uint64_t)2 * a->ffn > ENGINE_COLS_MAX || (uint64_t)2 * a->expert_ffn > ENGINE_COLS_MAX ||
-        a->width > ENGINE_COLS_MAX)
-        return error_set(err, STATUS_UNSUPPORTED,
-                         "an activation is wider than the %u elements that are supported",
-                         ENGINE_COLS_MAX);
-    return 0;
+    return arch_check_cols(a, err);
 }
 
 /* The model's files, as the order calls them, into a source. */

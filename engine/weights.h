@@ -17,7 +17,7 @@
 #include "model/arch.h"
 
 /* The widest activation row that the device's scratch is sized for. */
-#define ENGINE_COLS_MAX 65536u
+#define ENGINE_COLS_MAX ARCH_COLS_MAX
 /* Tokens of a KV page: as few as there may be on a CPU, where nothing is copied over a bus; else
  * the smallest power of two that makes a page worth a copy of its own, within the two. */
 #define ENGINE_PAGE_TOKENS     16u

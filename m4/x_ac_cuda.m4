@@ -1,19 +1,14 @@
 # SYNOPSIS: X_AC_CUDA
 # DESCRIPTION: --with-cuda[=yes|no|DIR]; guessed quietly, fatal when asked for and missing.  DIR is
 #   the toolkit: DIR/bin/nvcc.  Sets NVCC, NVCC_FLAGS, CUDA_CPPFLAGS, CUDA_LIBS, have_cuda and the
-#   conditional HAVE_CUDA.  NCCL is not used yet, and asking for it is refused rather than ignored.
-#   Works after X_AC_WARNINGS (nvcc's host compiler has the same warnings, but for -Wconversion,
-#   which nvcc's own generated code does not pass).
+#   conditional HAVE_CUDA.  Works after X_AC_WARNINGS (nvcc's host compiler has the same warnings,
+#   but for -Wconversion, which nvcc's own generated code does not pass).
 AC_DEFUN([X_AC_CUDA], [
     AC_ARG_WITH([cuda],
         AS_HELP_STRING([--with-cuda@<:@=DIR@:>@],
             [GPUs, with the CUDA toolkit in DIR (default: if there)]), [], [with_cuda=guess])
-    AC_ARG_WITH([nccl],
-        AS_HELP_STRING([--without-nccl], [this release does not use NCCL yet]), [], [with_nccl=no])
     AC_ARG_VAR([NVCC], [CUDA's compiler])
     AC_ARG_VAR([NVCC_ARCH], [nvcc's -gencode options, in place of those for sm_80 and sm_90a])
-    AS_IF([test "$with_nccl" != no],
-        [AC_MSG_ERROR([--with-nccl was given, and this release does not use NCCL yet])])
 
     have_cuda=no
     cuda_missing=

@@ -182,3 +182,22 @@ int arch_expert(const struct arch *a, const struct source *s, enum role role, ui
     return role >= ROLE_FIRST_EXPERT && expert < a->experts ? place(a, s, role, layer, expert, out)
                                                             : 0;
 }
+
+int arch_check_cols(const struct arch *a, struct error *err)
+{
+    const struct {
+        const char *what;
+        uint64_t cols;
+    } rows[] = {{"its width", a->width},
+                {"heads times their width", (uint64_t)a->heads * a->head_dim},
+                {"twice the feed-forward width", (uint64_t)2 * a->ffn},
+                {"twice an expert's width", (uint64_t)2 * a->expert_ffn}};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        if (rows[i].cols > ARCH_COLS_MAX)
+            return error_set(err, STATUS_UNSUPPORTED,
+                             "%s is %" PRIu64 ", and an engine's activations have at most %u "
+                             "elements",
+                             rows[i].what, rows[i].cols, ARCH_COLS_MAX);
+    return 0;
+}

@@ -15,7 +15,8 @@
 
 #define ARCH_EOS_MAX     16
 #define ARCH_LAYERS_MAX  512
-#define ARCH_FACTORS_MAX 256 /* rotated pairs of a head */
+#define ARCH_FACTORS_MAX 256    /* rotated pairs of a head */
+#define ARCH_COLS_MAX    65536u /* of an engine's widest activation row */
 
 /* What mixes the tokens of a layer. Others than attention are UNSUPPORTED today. */
 enum mixer { MIXER_ATTENTION };
@@ -129,6 +130,9 @@ int arch_tensor(const struct arch *a, const struct source *s, enum role role, ui
 /* The same of one expert of a layer; for roles from ROLE_FIRST_EXPERT on. */
 int arch_expert(const struct arch *a, const struct source *s, enum role role, uint32_t layer,
                 uint32_t expert, struct arch_ref *out);
+/* Is every activation row at most ARCH_COLS_MAX wide?  UNSUPPORTED names the one that is not.  Gate
+ * and up are computed side by side, as one row. */
+int arch_check_cols(const struct arch *a, struct error *err);
 /* The factors of a rope for sequences of up to `context` tokens (dims/2 of them), or NULL. */
 const float *arch_rope_factors(const struct arch_rope *r, uint32_t context);
 

@@ -148,6 +148,7 @@ struct template *template_create(const char *source, size_t len, struct error *e
     t->arena.limit = TPL_TREE_MAX;
     struct tpl_parser parser = {.arena = &t->arena, .err = err};
     parser.token = tpl_lex(&t->arena, source, len, err);
+    t->tokens = parser.token;
     if (!parser.token || tpl_parse(&parser, &t->body) != 0) {
         template_destroy(t);
         return NULL;
@@ -161,6 +162,32 @@ void template_destroy(struct template *t)
         return;
     tpl_arena_free(&t->arena);
     free(t);
+}
+
+static int is_word(const struct tpl_token *token, enum tpl_token_type type, const char *word)
+{
+    return token->type == type && token->text.len == strlen(word) &&
+           memcmp(token->text.data, word, token->text.len) == 0;
+}
+
+int template_reads(const struct template *t, const char *variable)
+{
+    const struct tpl_token *before = NULL;
+    for (const struct tpl_token *token = t->tokens; token->type != TPL_TOKEN_END; token++) {
+        if (is_word(token, TPL_TOKEN_NAME, variable) &&
+            !(before && is_word(before, TPL_TOKEN_OPERATOR, ".")))
+            return 1;
+        before = token;
+    }
+    return 0;
+}
+
+int template_mentions(const struct template *t, const char *word)
+{
+    for (const struct tpl_token *token = t->tokens; token->type != TPL_TOKEN_END; token++)
+        if (is_word(token, TPL_TOKEN_NAME, word) || is_word(token, TPL_TOKEN_STRING, word))
+            return 1;
+    return 0;
 }
 
 static int set_variables(struct tpl_render *r, const json_t *variables)

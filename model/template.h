@@ -19,6 +19,11 @@ struct template;
 struct template *template_create(const char *source, size_t len, struct error *err);
 void template_destroy(struct template *t);
 
+/* Does the source read a variable of that name?  Does it have that word as a name, of a variable or
+ * of an attribute, or as a whole string?  What a template does not mention, it cannot render. */
+int template_reads(const struct template *t, const char *variable);
+int template_mentions(const struct template *t, const char *word);
+
 /*
  * Render with the object's members as variables (messages, add_generation_prompt, bos_token, tools
  * ...).  *out is malloc'd, NUL-terminated, the caller's.  A template's raise_exception() is INVALID

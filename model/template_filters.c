@@ -81,27 +81,8 @@ static int filter_safe(ARGS)
 
 static int filter_escape(ARGS)
 {
-    struct tpl_string s;
-    struct tpl_text text = {NULL, 0, 0};
     (void)call;
-    if (in->type == TPL_STRING && in->markup) {
-        *out = *in;
-        return 0;
-    }
-    if (tpl_to_string(r, in, &s) != 0)
-        return -1;
-    for (size_t i = 0; i < s.len; i++) {
-        static const char special[] = "&<>'\"";
-        static const char *const entities[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
-        const char *found = s.data[i] ? strchr(special, s.data[i]) : NULL;
-        int rv = found ? tpl_append_string(r, &text, tpl_literal(entities[found - special]))
-                       : tpl_append(r, &text, &s.data[i], 1);
-        if (rv != 0)
-            return -1;
-    }
-    *out = tpl_text_value(text.data, text.len);
-    out->markup = 1;
-    return 0;
+    return tpl_escape(r, in, out);
 }
 
 static int filter_replace(ARGS)

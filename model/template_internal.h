@@ -340,6 +340,8 @@ int tpl_append_value(struct tpl_render *r, struct tpl_text *t, const struct tpl_
 int tpl_append_repr(struct tpl_render *r, struct tpl_text *t, const struct tpl_value *v, int depth);
 /* str(v); a string stays what it is. */
 int tpl_to_string(struct tpl_render *r, const struct tpl_value *v, struct tpl_string *out);
+/* str(v) with HTML's special characters as entities; what is markup stays what it is. */
+int tpl_escape(struct tpl_render *r, const struct tpl_value *v, struct tpl_value *out);
 
 struct tpl_json_style {
     int ensure_ascii, sort_keys, pretty;
@@ -458,6 +460,7 @@ struct tpl_node {
 struct template
 {
     struct tpl_arena arena;
+    const struct tpl_token *tokens;
     const struct tpl_node *body;
 };
 

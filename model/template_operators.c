@@ -163,13 +163,20 @@ static int arithmetic_float(struct tpl_render *r, enum tpl_operator op, double a
 
 /* --- strings and lists ---------------------------------------------------------------------- */
 
-static int concat_strings(struct tpl_render *r, struct tpl_string a, struct tpl_string b,
-                          struct tpl_value *out)
+/* As Python's MarkupSafe does it: beside markup, what is none is escaped. */
+static int concat_strings(struct tpl_render *r, const struct tpl_value *a,
+                          const struct tpl_value *b, struct tpl_value *out)
 {
     struct tpl_text text = {NULL, 0, 0};
-    if (tpl_append_string(r, &text, a) != 0 || tpl_append_string(r, &text, b) != 0)
+    struct tpl_value first = *a, second = *b;
+    int markup = a->markup || b->markup;
+    if (markup && (tpl_escape(r, a, &first) != 0 || tpl_escape(r, b, &second) != 0))
+        return -1;
+    if (tpl_append_string(r, &text, first.string) != 0 ||
+        tpl_append_string(r, &text, second.string) != 0)
         return -1;
     *out = tpl_text_value(text.data, text.len);
+    out->markup = markup;
     return 0;
 }
 
@@ -189,9 +196,10 @@ static int repeat_count(struct tpl_render *r, const struct tpl_value *times, siz
     return tpl_scan(r, *count * each);
 }
 
-static int repeat_string(struct tpl_render *r, struct tpl_string s, const struct tpl_value *times,
-                         struct tpl_value *out)
+static int repeat_string(struct tpl_render *r, const struct tpl_value *v,
+                         const struct tpl_value *times, struct tpl_value *out)
 {
+    struct tpl_string s = v->string;
     size_t n;
     if (repeat_count(r, times, s.len, &n) != 0)
         return -1;
@@ -201,6 +209,7 @@ static int repeat_string(struct tpl_render *r, struct tpl_string s, const struct
     for (size_t i = 0; i < n; i++)
         memcpy(data + i * s.len, s.data, s.len);
     *out = tpl_text_value(data, n * s.len);
+    out->markup = v->markup;
     return 0;
 }
 
@@ -240,7 +249,7 @@ static int multiply(struct tpl_render *r, const struct tpl_value *a, const struc
         b = swap;
     }
     if (tpl_is_integral(b) && a->type == TPL_STRING)
-        return repeat_string(r, a->string, b, out);
+        return repeat_string(r, a, b, out);
     if (tpl_is_integral(b) && is_list(a))
         return repeat_list(r, a->sequence, b, out);
     return fail_types(r, TPL_MULTIPLY, a, b);
@@ -254,7 +263,7 @@ int tpl_arithmetic(struct tpl_render *r, enum tpl_operator op, const struct tpl_
     if (tpl_is_number(a) && tpl_is_number(b))
         return arithmetic_float(r, op, tpl_as_float(a), tpl_as_float(b), out);
     if (op == TPL_ADD && a->type == TPL_STRING && b->type == TPL_STRING)
-        return concat_strings(r, a->string, b->string, out);
+        return concat_strings(r, a, b, out);
     if (op == TPL_ADD && is_list(a) && is_list(b) && a->sequence->kind == b->sequence->kind)
         return concat_lists(r, a->sequence, b->sequence, out);
     if (op == TPL_MULTIPLY)

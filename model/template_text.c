@@ -381,3 +381,28 @@ int tpl_append_json(struct tpl_render *r, struct tpl_text *t, const struct tpl_j
     }
     return tpl_fail(r, STATUS_INVALID, "object of type '%s' has no JSON", tpl_type_name(v));
 }
+
+int tpl_escape(struct tpl_render *r, const struct tpl_value *v, struct tpl_value *out)
+{
+    struct tpl_string s;
+    struct tpl_text text = {NULL, 0, 0};
+
+    if (v->type == TPL_STRING && v->markup) {
+        *out = *v;
+        return 0;
+    }
+    if (tpl_to_string(r, v, &s) != 0)
+        return -1;
+    for (size_t i = 0; i < s.len; i++) {
+        static const char special[] = "&<>'\"";
+        static const char *const entities[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
+        const char *found = s.data[i] ? strchr(special, s.data[i]) : NULL;
+        int rv = found ? tpl_append_string(r, &text, tpl_literal(entities[found - special]))
+                       : tpl_append(r, &text, &s.data[i], 1);
+        if (rv != 0)
+            return -1;
+    }
+    *out = tpl_text_value(text.data, text.len);
+    out->markup = 1;
+    return 0;
+}

@@ -95,6 +95,7 @@ openai()
 @test "OpenAI's client: completion" { openai completion models=small; }
 @test "OpenAI's client: streaming and usage" { openai stream models=small; }
 @test "OpenAI's client: stop" { openai stop models=small; }
+@test "OpenAI's client: seed" { openai seed models=small; }
 @test "OpenAI's client: models" { openai models models=small; }
 @test "OpenAI's client: errors become its exceptions" { openai errors models=small; }
 @test "OpenAI's client: a budget used up is a RateLimitError" { openai budget models=small tokens=20; }
@@ -105,13 +106,17 @@ openai()
     assert_has "$(daemon_pid)"
 }
 
-@test "SIGHUP checks the file and keeps the running configuration" {
+@test "SIGHUP checks the file and applies what can change" {
     printf 'Nonsense=1\n' >>"$RIG_DIR/etc/modelpool.conf"
     kill -HUP "$(daemon_pid)"
     wait_for 5 grep -q 'SIGHUP: the running configuration stays: .*Nonsense' "$RIG_DIR/log/modelpoold.log"
     sed -i '/^Nonsense/d' "$RIG_DIR/etc/modelpool.conf"
+    run python3 "$RIG_TOOLS/with_lease.py" "$RIG_SOCKET" models=small slo=swift -- true
+    assert_has 'no SLO class "swift"'
+    printf 'Slo=swift TTFT=9s TBT=9s\n' >>"$RIG_DIR/etc/modelpool.conf"
     kill -HUP "$(daemon_pid)"
-    wait_for 5 grep -q 'SIGHUP: .*valid; restart' "$RIG_DIR/log/modelpoold.log"
+    wait_for 5 grep -q 'SIGHUP: .*valid: .*restart' "$RIG_DIR/log/modelpoold.log"
+    run -0 python3 "$RIG_TOOLS/with_lease.py" "$RIG_SOCKET" models=small slo=swift -- true
     healthy
 }
 

@@ -82,6 +82,19 @@ key_status() # USER KEY: the HTTP status that this user gets with this key
     [[ $output =~ ^200\ .*[a-z] ]]
 }
 
+@test "OpenAI's client in a job: chat, completion, streaming, usage, stop, seed, refusals" {
+    [ -n "${MODELPOOL_TEST_PYTHON:-}" ] || skip "MODELPOOL_TEST_PYTHON names no python with openai"
+    run -0 rig_as alice srun --model=small "$MODELPOOL_TEST_PYTHON" "$RIG_TOOLS/openai_check.py" \
+        chat completion stream stop seed models errors
+}
+
+@test "OpenAI's client in a job: a used-up budget is a RateLimitError, and the job goes on" {
+    [ -n "${MODELPOOL_TEST_PYTHON:-}" ] || skip "MODELPOOL_TEST_PYTHON names no python with openai"
+    run -0 rig_as alice srun --model=small --model-tokens=20 sh -c \
+        '"$@" && echo goes on' - "$MODELPOOL_TEST_PYTHON" "$RIG_TOOLS/openai_check.py" budget
+    assert_has "goes on"
+}
+
 @test "srun: no account of ours without --model" {
     run -0 rig_as alice srun sh -c 'echo "key: ${OPENAI_API_KEY:-none}"'
     assert_has "key: none"

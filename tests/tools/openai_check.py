@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
-"""Checks of modelpoold with OpenAI's own Python client: openai_check.py CHECK KEY."""
+"""Checks of modelpoold with OpenAI's own Python client.
+
+    openai_check.py CHECK... [KEY]      KEY: under that lease; without it as a job's own program
+"""
 import sys
 
 import openai
 
-client = openai.OpenAI(base_url="http://127.0.0.1:811/v1", api_key=sys.argv[2], max_retries=0)
+CHECKS = [word for word in sys.argv[1:] if not word.startswith("mp1.")]
+KEY = sys.argv[len(CHECKS) + 1:]
+client = (openai.OpenAI(base_url="http://127.0.0.1:811/v1", api_key=KEY[0], max_retries=0) if KEY
+          else openai.OpenAI(max_retries=0))
 MODEL = "small"
 HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hello."}]
 
@@ -68,7 +74,16 @@ def check_errors():
 
 def check_budget():
     client.completions.create(model=MODEL, prompt="a", max_tokens=100, extra_body={"ignore_eos": True})
-    assert refused(openai.RateLimitError).code == "insufficient_quota"
+    e = refused(openai.RateLimitError)
+    assert e.code == "insufficient_quota" and "20 tokens" in e.message, e
 
 
-globals()["check_" + sys.argv[1]]()
+def check_seed():
+    fields = dict(model=MODEL, messages=HELLO, temperature=2, max_tokens=16)
+    texts = [client.chat.completions.create(**fields, seed=seed).choices[0].message.content
+             for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] and texts[0] != texts[2], texts
+
+
+for check in CHECKS:
+    globals()["check_" + check]()

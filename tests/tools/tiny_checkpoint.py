@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Make a checkpoint folder that can chat out of a tiny random one.
 
-    tiny_checkpoint.py FROM TO [SHARDS]
+    tiny_checkpoint.py FROM TO [SHARDS [FFN]]
 
 FROM has config.json and model.safetensors.  TO gets them, the latter in SHARDS parts with an index
-if there are more than one, and a tokenizer of single bytes with a chat template.
+if there are more than one, and a tokenizer of single bytes with a chat template.  With FFN its
+feed-forward parts are that wide and zero.
 """
 import json
 import os
@@ -64,16 +65,35 @@ def write_tensors(path, header, data, names):
         out.write(struct.pack("<Q", len(text)) + text + kept)
 
 
+def widen(header, data, ffn):
+    """Feed-forward parts of another width; all zero, and together at the data's end."""
+    most = 0
+    for name, tensor in header.items():
+        if ".mlp." in name:
+            tensor["shape"][1 if "down_proj" in name else 0] = ffn
+            size = {"F32": 4, "F16": 2, "BF16": 2}[tensor["dtype"]]
+            length = tensor["shape"][0] * tensor["shape"][1] * size
+            tensor["data_offsets"] = [len(data), len(data) + length]
+            most = max(most, length)
+    return data + bytes(most)
+
+
 def main():
     source, folder = sys.argv[1:3]
     shards = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     os.makedirs(folder)
-    with open(os.path.join(source, "config.json"), encoding="utf-8") as config:
-        write_json(folder, "config.json", json.load(config))
+    ffn = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    with open(os.path.join(source, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    if ffn:
+        config["intermediate_size"] = ffn
+    write_json(folder, "config.json", config)
     with open(os.path.join(source, "model.safetensors"), "rb") as weights:
         (length,) = struct.unpack("<Q", weights.read(8))
         header = json.loads(weights.read(length))
         data = weights.read()
+    if ffn:
+        data = widen(header, data, ffn)
     names = sorted(name for name in header if name != "__metadata__")
     where = {}
     for i in range(shards):

@@ -482,6 +482,31 @@ static void real_model(void **state)
     source_close(g);
 }
 
+static void widest_rows(void **state)
+{
+    struct arch a = {.width = ARCH_COLS_MAX,
+                     .heads = 512,
+                     .head_dim = ARCH_COLS_MAX / 512,
+                     .ffn = ARCH_COLS_MAX / 2,
+                     .expert_ffn = ARCH_COLS_MAX / 2};
+    struct arch wide = a;
+    struct error err;
+
+    (void)state;
+    assert_int_equal(arch_check_cols(&a, &err), 0);
+    wide.expert_ffn++;
+    assert_int_equal(arch_check_cols(&wide, &err), -1);
+    assert_int_equal(err.status, STATUS_UNSUPPORTED);
+    assert_string_equal(err.text, "twice an expert's width is 65538, and an engine's activations "
+                                  "have at most 65536 elements");
+    wide = a;
+    wide.ffn = UINT32_MAX; /* no overflow */
+    assert_int_equal(arch_check_cols(&wide, &err), -1);
+    wide = a;
+    wide.heads = wide.head_dim = 1u << 16;
+    assert_int_equal(arch_check_cols(&wide, &err), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -489,7 +514,7 @@ int main(void)
         cmocka_unit_test(absent_keys),     cmocka_unit_test(wrong_tensors),
         cmocka_unit_test(further_tensors), cmocka_unit_test(wrong_integers),
         cmocka_unit_test(wrong_values),    cmocka_unit_test(types_of_kernels),
-        cmocka_unit_test(real_model),
+        cmocka_unit_test(widest_rows),     cmocka_unit_test(real_model),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -66,6 +66,43 @@ static void a_whole_file(void **state)
     config_destroy(c);
 }
 
+static void what_may_change_while_it_runs(void **state)
+{
+    static const char tail[] = "Instance=cpu Device=cpu Memory=256M\n";
+    char text[512];
+    struct error err = {0};
+
+    (void)state;
+    snprintf(text, sizeof text,
+             "Model=a Path=/a AllowAccounts=x\nModel=b Path=/b\nSlo=s TTFT=1 TBT=1\n%s", tail);
+    struct config *c = config_read(put("modelpool.conf", text), "n", &err);
+    assert_non_null(c);
+    snprintf(text, sizeof text,
+             "Model=new Path=/new\nModel=b Path=/other AllowAccounts=y,z\nModel=a Path=/a\n"
+             "Slo=s TTFT=2 TBT=1\nSlo=t TTFT=1 TBT=1\nWaitMax=5s Listen=127.0.0.1:9\n%s",
+             tail);
+    struct config *fresh = config_read(put("modelpool.conf", text), "n", &err);
+    assert_non_null(fresh);
+    config_apply(c, fresh);
+    config_destroy(fresh);
+    assert_int_equal(c->model_count, 2);
+    assert_null(c->models[0].allow_accounts);
+    assert_string_equal(c->models[1].allow_accounts, "y,z");
+    assert_string_equal(c->models[1].path, "/b");
+    assert_true(config_find_slo(c, "s")->ttft_us == 2000000);
+    assert_non_null(config_find_slo(c, "t"));
+    assert_true(c->wait_max_us == 5000000);
+    assert_string_equal(c->listen, "127.0.0.1:811");
+    snprintf(text, sizeof text, "Model=b Path=/b\nIdentity=none\n%s", tail);
+    fresh = config_read(put("modelpool.conf", text), "n", &err);
+    assert_non_null(fresh);
+    config_apply(c, fresh);
+    config_destroy(fresh);
+    assert_string_equal(c->models[1].allow_accounts, "y,z"); /* known by what is gone */
+    assert_int_equal(c->slo_count, 0);
+    config_destroy(c);
+}
+
 static void what_is_wrong_is_named(void **state)
 {
     (void)state;
@@ -161,6 +198,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_whole_file),
         cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(what_may_change_while_it_runs),
         cmocka_unit_test(values),
     };
     return cmocka_run_group_tests(tests, make_dir, drop_dir);

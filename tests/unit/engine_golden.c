@@ -17,7 +17,7 @@
 
 const struct suite suite_smollm2 = {"MODELPOOL_TEST_MODEL", "smollm2.golden", 32, 64,
                                     (uint64_t)1 << 30};
-const struct suite suite_gemma3 = {"MODELPOOL_TEST_GEMMA", "gemma3.golden", 10, 24,
+const struct suite suite_gemma3 = {"MODELPOOL_TEST_GEMMA", "gemma3.golden", 16, 64,
                                    (uint64_t)1 << 30};
 
 const char *golden_model(const struct suite *suite)

@@ -12,6 +12,11 @@
 
 #define MSG "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
 
+#define CALL(arguments)                                                                            \
+    "{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"c1\",\"type\":\"function\","                \
+    "\"function\":{\"name\":\"f\",\"arguments\":\"" arguments "\"}}]}"
+#define TOOLS "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
+
 struct bad {
     const char *body;
     const char *param;
@@ -27,7 +32,10 @@ static const struct bad bad_chats[] = {
     {"{\"messages\":\"hi\"}", "messages", "array"},
     {"{\"messages\":[1]}", "messages[0]", "object"},
     {"{\"messages\":[{\"content\":\"a\"}]}", "messages[0].role", "role"},
-    {"{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", "messages[0].role", "role"},
+    {"{\"messages\":[{\"role\":\"ipython\",\"content\":\"a\"}]}", "messages[0].role", "role"},
+    {"{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", "messages[0].tool_call_id", "id"},
+    {"{\"messages\":[{\"role\":\"tool\",\"tool_call_id\":\"a\"}]}", "messages[0].content",
+     "string"},
     {"{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content", "string"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":7}]}", "messages[0].content", "string"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", "messages[0].content", "string"},
@@ -39,7 +47,18 @@ static const struct bad bad_chats[] = {
     {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",
      "messages[0].content", "text"},
     {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}",
-     "messages[0]", "tool calls"},
+     "messages[0].tool_calls[0]", "function"},
+    {"{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":{}}]}", "messages[0]", "array"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"tool_calls\":[{}]}]}", "messages[0]",
+     "assistant"},
+    {"{\"messages\":[{\"role\":\"assistant\",\"function_call\":{}}]}", "messages[0]", "tool_calls"},
+    {"{\"messages\":[" CALL("{\\\"a\\\":1") "]}", "messages[0].tool_calls[0]", "JSON object"},
+    {"{\"messages\":[" CALL("[]") "]}", "messages[0].tool_calls[0]", "JSON object"},
+    {"{" MSG ",\"functions\":[{}]}", "functions", "not supported"},
+    {"{" MSG ",\"tools\":{}}", "tools", "array"},
+    {"{" MSG ",\"tools\":[{\"type\":\"function\"}]}", "tools[0]", "function"},
+    {"{" MSG ",\"tools\":[{\"type\":\"retrieval\",\"function\":{\"name\":\"f\"}}]}", "tools[0]",
+     "function"},
     {"{" MSG ",\"model\":5}", "model", "string"},
     {"{" MSG ",\"n\":2}", "n", "n must be 1"},
     {"{" MSG ",\"n\":\"1\"}", "n", "n must be 1"},
@@ -76,7 +95,7 @@ static const struct bad bad_chats[] = {
     {"{" MSG ",\"ignore_eos\":\"yes\"}", "ignore_eos", "true or false"},
     {"{" MSG ",\"logprobs\":true}", "logprobs", "logprobs is not supported"},
     {"{" MSG ",\"top_logprobs\":3}", "top_logprobs", "not supported"},
-    {"{" MSG ",\"tools\":[{\"type\":\"function\"}]}", "tools", "tools is not supported"},
+    {"{" MSG ",\"tool_choice\":{\"type\":\"function\"}}", "tool_choice", "not supported"},
     {"{" MSG ",\"tool_choice\":\"required\"}", "tool_choice", "not supported"},
     {"{" MSG ",\"functions\":[{}]}", "functions", "not supported"},
     {"{" MSG ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
@@ -191,6 +210,38 @@ static void test_all_fields(void **state)
     assert_true(r.sampling.repetition_penalty == 1.25f);
     assert_int_equal(r.sampling.flags, SAMPLING_IGNORE_EOS);
     assert_true(r.stream && r.include_usage);
+    openai_request_fini(&r);
+}
+
+static void test_tools(void **state)
+{
+    struct openai_request r;
+
+    (void)state;
+    parse(OPENAI_CHAT,
+          "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}," CALL(
+              "{\\\"a\\\": 1}") ",{\"role\":\"tool\",\"tool_call_id\":\"c1\",\"name\":\"f\","
+                                "\"content\":[{\"type\":\"text\",\"text\":\"7\"}]}]," TOOLS
+                                ",\"tool_choice\":\"auto\"}",
+          &r);
+    assert_int_equal(json_array_size(r.tools), 1);
+    assert_true(r.tool_calls && r.tool_results);
+    json_t *m = json_array_get(r.messages, 1);
+    assert_string_equal(json_string_value(json_object_get(m, "content")), "");
+    m = json_object_get(json_array_get(json_object_get(m, "tool_calls"), 0), "function");
+    assert_string_equal(json_string_value(json_object_get(m, "arguments")), "{\"a\": 1}");
+    m = json_array_get(r.messages, 2);
+    assert_string_equal(json_string_value(json_object_get(m, "role")), "tool");
+    assert_string_equal(json_string_value(json_object_get(m, "content")), "7");
+    assert_string_equal(json_string_value(json_object_get(m, "tool_call_id")), "c1");
+    assert_string_equal(json_string_value(json_object_get(m, "name")), "f");
+    openai_request_fini(&r);
+    parse(OPENAI_CHAT, "{" MSG "," TOOLS ",\"tool_choice\":\"none\"}", &r);
+    assert_null(r.tools);
+    assert_false(r.tool_calls || r.tool_results);
+    openai_request_fini(&r);
+    parse(OPENAI_CHAT, "{" MSG "," TOOLS ",\"tool_choice\":null}", &r);
+    assert_non_null(r.tools);
     openai_request_fini(&r);
 }
 
@@ -321,11 +372,11 @@ static void test_answers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_chats), cmocka_unit_test(test_bad_completions),
-        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_all_fields),
-        cmocka_unit_test(test_prompts),   cmocka_unit_test(test_too_large),
-        cmocka_unit_test(test_statuses),  cmocka_unit_test(test_cut_message),
-        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_bad_chats),   cmocka_unit_test(test_bad_completions),
+        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_all_fields),
+        cmocka_unit_test(test_tools),       cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_too_large),   cmocka_unit_test(test_statuses),
+        cmocka_unit_test(test_cut_message), cmocka_unit_test(test_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

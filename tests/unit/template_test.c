@@ -298,6 +298,28 @@ static void test_renders_alike_twice(void **state)
     template_destroy(NULL);
 }
 
+/* What a template reads decides what a request may have. */
+static void test_words_of_a_source(void **state)
+{
+    const char *source = "tools {# tools #}{{ m.tools }}{{ 'a tool' }}{% if m['role'] == 'tool' %}"
+                         "{{ m.tool_calls }}{{ documents|length }}{% endif %}";
+    struct error err = {STATUS_OK, ""};
+    struct template *t = template_create(source, strlen(source), &err);
+    (void)state;
+    assert_non_null(t);
+    assert_false(template_reads(t, "tools"));
+    assert_false(template_reads(t, "tool_calls"));
+    assert_true(template_reads(t, "documents") && template_reads(t, "m"));
+    assert_true(template_mentions(t, "tools") && template_mentions(t, "tool_calls"));
+    assert_true(template_mentions(t, "tool"));
+    assert_false(template_mentions(t, "a"));
+    template_destroy(t);
+    t = template_create("{%- if not tools is defined %}{% endif %}", 41, &err);
+    assert_non_null(t);
+    assert_true(template_reads(t, "tools"));
+    template_destroy(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +333,7 @@ int main(void)
         cmocka_unit_test(test_deep_variables_are_refused),
         cmocka_unit_test(test_strftime_now),
         cmocka_unit_test(test_renders_alike_twice),
+        cmocka_unit_test(test_words_of_a_source),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

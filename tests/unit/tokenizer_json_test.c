@@ -66,6 +66,8 @@ static void refused(void **state)
          STATUS_CORRUPT, "token \"a\" has no number"},
         {"{" BYTES "," DECODER ",'model':{'type':'BPE','vocab':{'a':99999999},'merges':[]}}",
          STATUS_CORRUPT, "token \"a\" has no number"},
+        {"{" BYTES "," DECODER ",'model':{'type':'BPE','vocab':{'a':70000},'merges':[]}}",
+         STATUS_CORRUPT, "numbers up to 70000, and there are only 1"},
         {"{" BYTES "," DECODER ",'model':{'type':'BPE','vocab':{'a':0,'b':0},'merges':[]}}",
          STATUS_CORRUPT, "number 0 is that of two tokens"},
         {"{" BYTES "," DECODER ",'model':{'type':'BPE','vocab':{'a':0},'merges':[],"

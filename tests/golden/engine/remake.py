@@ -25,7 +25,7 @@ from importlib.metadata import version
 TOP = 20
 # Greedy steps, those with logits, prompts with logits.
 SUITES = {"smollm2": (64, (0, 1, 16, 63), range(0, 32, 4)),
-          "gemma3": (24, (0, 1, 16, 23), range(0, 10))}
+          "gemma3": (64, (0, 1, 16, 63), range(0, 16, 3))}
 
 TEXTS = [
     "The capital of France is",
@@ -66,7 +66,7 @@ def prompts(suite, path, vocabulary):
         os.path.dirname(path), gguf_file=os.path.basename(path))
     rng = random.Random(1)
     if suite == "gemma3":  # a base model of a large vocabulary: few prompts, BOS before each
-        for text in TEXTS[:7] + [TEXTS[15]]:
+        for text in TEXTS[:13] + [TEXTS[15]]:
             yield [2] + tokenizer(text, add_special_tokens=False)["input_ids"]
         for length in (3, 700):  # longer than its window of 512
             yield [2] + [rng.randrange(vocabulary) for _ in range(length)]
