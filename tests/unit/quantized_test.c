@@ -55,7 +55,7 @@ static void check_values(struct device *d, enum dtype dtype, uint32_t out_cols, 
     float *got = allocate((size_t)rows * out_cols * sizeof(*got));
     float *decoded = allocate(cols * sizeof(*decoded));
 
-    k_matmul(d, got, x, &w, bias, rows);
+    k_matmul(d, got, out_cols, x, &w, bias, rows);
     for (size_t r = 0; r < rows; r++)
         round_row(x + r * cols, cols);
     for (size_t j = 0; j < out_cols; j++) {
@@ -109,14 +109,15 @@ static void check_rows(struct device *const *devices, size_t count, enum dtype d
     float *got = allocate((size_t)ROWS_MAX * out_cols * sizeof(*got));
 
     for (size_t r = 0; r < ROWS_MAX; r++)
-        k_matmul(devices[0], alone + r * out_cols, x + r * cols, &w, bias, 1);
+        k_matmul(devices[0], alone + r * out_cols, out_cols, x + r * cols, &w, bias, 1);
     for (size_t i = 0; i < count; i++) {
         for (uint32_t rows = 1; rows <= ROWS_MAX; rows++) {
-            k_matmul(devices[i], got, x, &w, bias, rows);
+            k_matmul(devices[i], got, out_cols, x, &w, bias, rows);
             assert_same_bits(got, alone, (size_t)rows * out_cols, dtype_name(dtype));
         }
         for (uint32_t first = 1; first < ROWS_MAX; first++) {
-            k_matmul(devices[i], got, x + (size_t)first * cols, &w, bias, ROWS_MAX - first);
+            k_matmul(devices[i], got, out_cols, x + (size_t)first * cols, &w, bias,
+                     ROWS_MAX - first);
             assert_same_bits(got, alone + (size_t)first * out_cols,
                              (size_t)(ROWS_MAX - first) * out_cols, dtype_name(dtype));
         }
@@ -172,7 +173,7 @@ static void test_experts(void **state)
             for (size_t r = 0; r < ROWS; r++) {
                 struct weight one = w;
                 one.data = (const char *)all.data + ids[r] * OUT * dtype_row_bytes(w.dtype, COLS);
-                k_matmul(d, want, x + r / SHARE * COLS, &one, NULL, 1);
+                k_matmul(d, want, OUT, x + r / SHARE * COLS, &one, NULL, 1);
                 assert_same_bits(got + r * OUT, want, OUT, dtype_name(w.dtype));
             }
             free_weight(&all);
@@ -194,25 +195,62 @@ static void test_strange_values(void **state)
         for (size_t t = 0; d && t < DTYPE_COUNT; t++) {
             struct weight w = random_weight(dtypes[t], 16, 256, &seed);
             float x[512] = {0}, out[2 * 16], zero[16] = {0};
-            k_matmul(d, out, x, &w, NULL, 1);
+            k_matmul(d, out, 16, x, &w, NULL, 1);
             for (size_t i = 0; i < 16; i++)
                 assert_true(out[i] == 0);
             x[40] = 1e-38f;
             x[256 + 7] = NAN;
             x[256 + 8] = 3;
-            k_matmul(d, out, x, &w, NULL, 2);
+            k_matmul(d, out, 16, x, &w, NULL, 2);
             assert_close(out, zero, 16, 1e-30, "a tiny value");
             for (size_t i = 16; i < 32; i++)
                 assert_true(is_nan(out[i]));
             x[256 + 7] = -INFINITY;
             x[40] = 1e33f;
-            k_matmul(d, out, x, &w, NULL, 2);
+            k_matmul(d, out, 16, x, &w, NULL, 2);
             for (size_t i = 0; i < 16; i++) {
                 assert_true(fabsf(out[i]) < INFINITY);
                 assert_false(fabsf(out[16 + i]) < INFINITY);
             }
             free_weight(&w);
         }
+        device_destroy(d);
+    }
+}
+
+/* Rows of out further apart, and sums added to what is there: the same sums.  33 rows end within a
+ * panel of any width. */
+static void test_where_sums_go(void **state)
+{
+    enum { OUT_ROWS = 33, WIDTH = 64, ROWS = 5, STRIDE = 40 };
+    uint64_t seed = 6;
+
+    (void)state;
+    for (size_t n = 0; n < FAST_COUNT; n++) {
+        struct device *d = open_fast(n, 1, 8);
+        struct weight w = random_weight(DTYPE_Q4_1, OUT_ROWS, WIDTH, &seed);
+        float *x = random_floats(ROWS * WIDTH, &seed);
+        float plain[ROWS * OUT_ROWS], apart[ROWS * STRIDE], sums[ROWS * OUT_ROWS];
+        for (uint32_t rows = 1; d && rows <= ROWS; rows += ROWS - 1) {
+            k_matmul(d, plain, OUT_ROWS, x, &w, NULL, rows);
+            for (size_t i = 0; i < ROWS * STRIDE; i++)
+                apart[i] = -7;
+            k_matmul(d, apart, STRIDE, x, &w, NULL, rows);
+            for (size_t i = 0; i < rows * OUT_ROWS; i++)
+                sums[i] = (float)(i % 5);
+            k_matmul_add(d, sums, 0.25f, x, &w, rows);
+            for (size_t r = 0; r < rows; r++) {
+                assert_same_bits(apart + r * STRIDE, plain + r * OUT_ROWS, OUT_ROWS, "apart");
+                for (size_t j = OUT_ROWS; j < STRIDE; j++)
+                    assert_true(apart[r * STRIDE + j] == -7);
+            }
+            for (size_t i = 0; i < rows * OUT_ROWS; i++) {
+                volatile float scaled = plain[i] * 0.25f;
+                assert_true(sums[i] == (float)(i % 5) + scaled);
+            }
+        }
+        free_weight(&w);
+        free(x);
         device_destroy(d);
     }
 }
@@ -231,8 +269,8 @@ static void test_what_stays_exact(void **state)
         for (size_t t = 0; fast && t < sizeof(exact) / sizeof(exact[0]); t++) {
             struct weight w = random_weight(exact[t], heights[t], 64, &seed);
             float *x = random_floats(3 * 64, &seed), got[3 * 24], want[3 * 24];
-            k_matmul(d, want, x, &w, NULL, 3);
-            k_matmul(fast, got, x, &w, NULL, 3);
+            k_matmul(d, want, heights[t], x, &w, NULL, 3);
+            k_matmul(fast, got, heights[t], x, &w, NULL, 3);
             assert_same_bits(got, want, 3 * heights[t], dtype_name(exact[t]));
             free_weight(&w);
             free(x);
@@ -262,9 +300,10 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),           cmocka_unit_test(test_rows_do_not_matter),
-        cmocka_unit_test(test_experts),          cmocka_unit_test(test_strange_values),
-        cmocka_unit_test(test_what_stays_exact), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_values),        cmocka_unit_test(test_rows_do_not_matter),
+        cmocka_unit_test(test_experts),       cmocka_unit_test(test_strange_values),
+        cmocka_unit_test(test_where_sums_go), cmocka_unit_test(test_what_stays_exact),
+        cmocka_unit_test(test_names),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
