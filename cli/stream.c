@@ -69,17 +69,22 @@ static char *message_of(const json_t *root)
     return text ? strdup(text) : error ? strdup("the server reports an error") : NULL;
 }
 
-char *stream_chunk_text(const char *data, char **error)
+char *stream_chunk_text(const char *data, size_t *len, char **error)
 {
-    json_t *root = json_loads(data, 0, NULL);
+    /* A model may well say NUL, which jansson takes only when it is told to. */
+    json_t *root = json_loads(data, JSON_ALLOW_NUL, NULL);
     const json_t *choice = json_array_get(json_object_get(root, "choices"), 0);
-    const char *text =
-        json_string_value(json_object_get(json_object_get(choice, "delta"), "content"));
+    const json_t *text = json_object_get(json_object_get(choice, "delta"), "content");
+    char *copy = NULL;
 
-    if (!text)
-        text = json_string_value(json_object_get(choice, "text"));
+    if (!json_is_string(text))
+        text = json_object_get(choice, "text");
     *error = root ? message_of(root) : strdup("the server sent an event that is no JSON");
-    char *copy = text && *text ? strdup(text) : NULL;
+    *len = json_string_length(text);
+    if (*len > 0)
+        copy = malloc(*len + 1);
+    if (copy)
+        memcpy(copy, json_string_value(text), *len + 1);
     json_decref(root);
     return copy;
 }
@@ -108,9 +113,9 @@ static int on_sse(char *data, void *arg)
         s->over = 1;
         return 1;
     }
-    char *text = stream_chunk_text(data, &error);
+    size_t len;
+    char *text = stream_chunk_text(data, &len, &error);
     if (text) {
-        size_t len = strlen(text);
         s->last = text[len - 1];
         if (fwrite(text, 1, len, s->out) != len || fflush(s->out) != 0) {
             s->code = cli_fail(EXIT_REFUSED, "standard output: %s", strerror(errno));

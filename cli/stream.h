@@ -31,8 +31,9 @@ int sse_push(struct sse *s, const char *bytes, size_t len, int (*event)(char *da
              void *arg);
 void sse_free(struct sse *s);
 
-/* The text in a chunk of /v1/chat/completions or /v1/completions: malloc'd, NULL if it has none. If
- * the chunk is an error, *error is its message (malloc'd). */
-char *stream_chunk_text(const char *data, char **error);
+/* The text in a chunk of /v1/chat/completions or /v1/completions: *len bytes, NUL among them if the
+ * model said so, malloc'd; NULL if it has none.  If the chunk is an error, *error is its message
+ * (malloc'd). */
+char *stream_chunk_text(const char *data, size_t *len, char **error);
 
 #endif

@@ -257,7 +257,10 @@ static void text_of_chunks(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-        char *error = NULL, *text = stream_chunk_text(cases[i].data, &error);
+        size_t len;
+        char *error = NULL, *text = stream_chunk_text(cases[i].data, &len, &error);
+        if (cases[i].text)
+            assert_int_equal(len, strlen(cases[i].text));
         if (cases[i].text)
             assert_string_equal(text, cases[i].text);
         else
@@ -269,6 +272,13 @@ static void text_of_chunks(void **state)
         free(text);
         free(error);
     }
+    size_t len;
+    char *error, *nul = stream_chunk_text("{\"choices\":[{\"delta\":{\"content\":\"a\\u0000b\"}}]}",
+                                          &len, &error);
+    assert_null(error);
+    assert_int_equal(len, 3);
+    assert_memory_equal(nul, "a\0b", 4);
+    free(nul);
 }
 
 int main(void)
