@@ -51,6 +51,9 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
         if (argv[i][0] == '-') {
             if (!known(argv[i]))
                 return cli_usage(USAGE, "bench: no option %s, or its value is missing", argv[i]);
+            if (strncmp(argv[i], "--gpu=", 6) == 0 &&
+                (argv[i][6] == '\0' || argv[i][6 + strspn(argv[i] + 6, "0123456789")] != '\0'))
+                return cli_usage(USAGE, "bench: %s: the number of a GPU", argv[i]);
             if (count > ARG_MAX_COUNT)
                 return cli_usage(USAGE, "bench: too many options");
             engine[count++] = argv[i];
