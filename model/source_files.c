@@ -166,7 +166,9 @@ static int find_tiktoken(int dir, const char *path, char name[SOURCE_NAME_MAX], 
         return error_errno(err, "%s", path);
     }
     while (rv == 0 && (e = readdir(d))) {
-        if (!ends_with(e->d_name, ".tiktoken") || strlen(e->d_name) >= SOURCE_NAME_MAX)
+        size_t length = strlen(e->d_name);
+
+        if (!ends_with(e->d_name, ".tiktoken") || length >= SOURCE_NAME_MAX)
             continue;
         if (name[0])
             rv = error_set(err, STATUS_INVALID,
@@ -174,7 +176,7 @@ static int find_tiktoken(int dir, const char *path, char name[SOURCE_NAME_MAX], 
                            "tokenizer.json",
                            path);
         else
-            snprintf(name, SOURCE_NAME_MAX, "%s", e->d_name);
+            memcpy(name, e->d_name, length + 1);
     }
     closedir(d);
     return rv;
