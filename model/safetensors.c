@@ -132,8 +132,8 @@ static int compare_offsets(const void *a, const void *b)
 /* The file's tensors, from `first` on in the list, lie behind each other from end to end. */
 static int check_cover(const struct reader *r, size_t first)
 {
-    struct source_tensor *t = r->s->tensors + first;
     size_t count = r->s->tensor_count - first;
+    struct source_tensor *t = count ? r->s->tensors + first : NULL;
     uint64_t end = r->data;
 
     if (count)

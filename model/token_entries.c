@@ -7,6 +7,8 @@
 #include "model/json_member.h"
 #include "model/vocabulary.h"
 
+#define GAPS_MAX (1u << 16) /* numbers without a token */
+
 int token_entries_create(struct token_entries *e, uint64_t count, struct error *err)
 {
     e->count = count;
@@ -48,7 +50,7 @@ int token_entries_put(struct token_entries *e, int64_t id, const char *text, siz
     return 0;
 }
 
-int token_entries_count_added(const json_t *added, uint64_t *count, struct error *err)
+int token_entries_count_added(const json_t *added, uint64_t own, uint64_t *count, struct error *err)
 {
     const json_t *token;
     size_t i;
@@ -62,6 +64,12 @@ int token_entries_count_added(const json_t *added, uint64_t *count, struct error
         if ((uint64_t)id >= *count)
             *count = (uint64_t)id + 1;
     }
+    own += json_array_size(added);
+    if (*count > own + GAPS_MAX)
+        return error_set(err, STATUS_CORRUPT,
+                         "tokens have numbers up to %" PRIu64 ", and there are only %" PRIu64
+                         " of them",
+                         *count - 1, own);
     return 0;
 }
 

@@ -29,9 +29,11 @@ int64_t token_entries_number(const json_t *number, const char *text, struct erro
 int token_entries_put(struct token_entries *e, int64_t id, const char *text, size_t len,
                       int64_t type, struct error *err);
 
-/* A list of added tokens, objects with "id", "content" and "special": raise *count to hold all of
- * them; put them. */
-int token_entries_count_added(const json_t *added, uint64_t *count, struct error *err);
+/* A list of added tokens, objects with "id", "content" and "special": raise *count, which holds the
+ * vocabulary's `own` ones, to hold all of them (CORRUPT if it then is far more than there are:
+ * a small file asks for little memory); put them. */
+int token_entries_count_added(const json_t *added, uint64_t own, uint64_t *count,
+                              struct error *err);
 int token_entries_put_added(struct token_entries *e, const json_t *added, struct error *err);
 
 #endif

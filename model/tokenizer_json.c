@@ -9,8 +9,6 @@
 #include "model/token_entries.h"
 #include "model/tokenizer_parts.h"
 
-#define GAPS_MAX (1u << 16) /* numbers without a token: a small file asks for little memory */
-
 /* The vocabulary: the model's, and the added tokens behind or among it */
 
 /* How many numbers there are: the greatest one and one more. */
@@ -19,7 +17,6 @@ static int count_entries(const json_t *vocab, const json_t *added, uint64_t *cou
 {
     const json_t *number;
     const char *text;
-    size_t own;
 
     *count = json_array_size(vocab);
     json_object_foreach((json_t *)vocab, text, number)
@@ -31,14 +28,8 @@ static int count_entries(const json_t *vocab, const json_t *added, uint64_t *cou
         if ((uint64_t)id >= *count)
             *count = (uint64_t)id + 1;
     }
-    if (token_entries_count_added(added, count, err) != 0)
-        return -1;
-    own = json_is_array(vocab) ? json_array_size(vocab) : json_object_size(vocab);
-    if (*count > own + json_array_size(added) + GAPS_MAX)
-        return error_set(err, STATUS_CORRUPT,
-                         "tokens have numbers up to %" PRIu64 ", and there are only %zu of them",
-                         *count - 1, own + json_array_size(added));
-    return 0;
+    return token_entries_count_added(
+        added, json_is_array(vocab) ? json_array_size(vocab) : json_object_size(vocab), count, err);
 }
 
 /* A unigram model's list of [text, score]. */

@@ -19,6 +19,7 @@
 
 #define PIECE_BYTES_MAX 512u
 #define SPECIAL_MAX     (1 << 16)
+#define LINE_BYTES_MIN  7u /* "AA== 0" and its end */
 
 /* Tokens by rank, in GPT-2's alphabet. */
 struct ranks {
@@ -26,6 +27,7 @@ struct ranks {
         size_t at, len; /* in letters; of length 0: no token has this rank */
     } * texts;
     uint64_t count, room;
+    uint64_t most; /* ranks that a file of its length can have: none is beyond */
     struct bytes letters;
     char alphabet[256][3];
 };
@@ -105,6 +107,10 @@ static int add_rank(struct ranks *r, const char *base64, size_t len, int64_t ran
     if (rank < 0 || rank >= TOKEN_IDS_MAX)
         return error_set(err, STATUS_CORRUPT, "rank %" PRId64 " is not in 0..%d", rank,
                          TOKEN_IDS_MAX - 1);
+    if ((uint64_t)rank >= r->most)
+        return error_set(err, STATUS_CORRUPT,
+                         "rank %" PRId64 " in a file that has room for %" PRIu64 " tokens", rank,
+                         r->most);
     if (count == 0)
         return error_set(err, STATUS_CORRUPT,
                          "the token of rank %" PRId64 " is no base64 of 1 to %u bytes", rank,
@@ -167,7 +173,8 @@ static int build(struct tokenizer *t, const struct ranks *r, uint64_t first, con
     uint64_t count = first + r->count;
     int rv = -1;
 
-    if (token_entries_count_added(added, &count, err) || token_entries_create(&e, count, err))
+    if (token_entries_count_added(added, count, &count, err) ||
+        token_entries_create(&e, count, err))
         goto out;
     for (uint64_t i = 0; i < r->count; i++) {
         const struct rank_text *text = &r->texts[i];
@@ -344,6 +351,7 @@ static int read_plain(struct tokenizer *t, struct ranks *r, const char *text, si
         error_set(err, STATUS_NOMEM, "no memory for the special tokens");
         goto out;
     }
+    r->most = len / LINE_BYTES_MIN + 1;
     if (read_lines(r, text, len, err))
         goto out;
     model_type = member_string(settings, "model_type", "", err);
@@ -382,6 +390,7 @@ static int read_tekken_vocab(struct ranks *r, const json_t *vocab, uint64_t most
 
     if (!json_is_array(vocab) || json_array_size(vocab) < most)
         return error_set(err, STATUS_CORRUPT, "\"vocab\" is no list of %" PRIu64 " tokens", most);
+    r->most = most;
     json_array_foreach((json_t *)vocab, i, token)
     {
         const json_t *rank = member_of(token, "rank");
