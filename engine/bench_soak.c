@@ -61,7 +61,7 @@ static void cancel_one(struct soak *k)
     k->cancelled++;
 }
 
-static int one_turn(struct soak *k)
+static int one_turn(struct soak *k, uint64_t left)
 {
     uint32_t model = 1 + draw(k, k->s->how.models);
 
@@ -69,7 +69,7 @@ static int one_turn(struct soak *k)
         return -1;
     if (draw(k, CANCELLED) == 0)
         cancel_one(k);
-    if (subject_turn(k->s, model, 1 + draw(k, QUOTA_MAX)) != 0)
+    if (subject_turn(k->s, model, 1 + draw(k, left < QUOTA_MAX ? (uint32_t)left : QUOTA_MAX)) != 0)
         return -1;
     k->turns++;
     k->steps += k->s->end.steps;
@@ -185,8 +185,8 @@ static int measure(struct soak *k)
     for (uint32_t i = 0; i < PARTS; i++) {
         uint64_t until = (uint64_t)k->s->how.steps * (i + 1) / PARTS, from = k->steps;
         int64_t start = clock_monotonic_us();
-        while (k->steps < until || k->steps == from)
-            if (one_turn(k) != 0)
+        while (k->steps < until)
+            if (one_turn(k, until - k->steps) != 0)
                 return -1;
         step_us[i] = (double)(clock_monotonic_us() - start) / (double)(k->steps - from);
         if (memory_used(k, &host[i], &device[i]) != 0)
