@@ -141,6 +141,8 @@ static int measure(const struct bench *b, unsigned what, struct report *r, struc
         return -1;
     if (strcmp(b->name, "switch") == 0)
         return bench_switch(&engine, found, r, err);
+    if (strcmp(b->name, "soak") == 0)
+        return bench_soak(&engine, found, r, err);
     return strcmp(b->name, "engine") == 0 ? bench_engine(&engine, found, r, err) : 0;
 }
 
@@ -155,8 +157,10 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         {"attention", LIMITS_HBM | LIMITS_GEMM | LIMITS_ATTENTION},
         {"engine", LIMITS_HBM | LIMITS_GEMM},
         {"switch", LIMITS_COPY},
+        {"soak", 0},
     };
-    int cpu = strcmp(b->name, "engine") == 0 && b->engine.device == ORDER_DEVICE_CPU;
+    int cpu = (strcmp(b->name, "engine") == 0 || strcmp(b->name, "soak") == 0) &&
+              b->engine.device == ORDER_DEVICE_CPU;
     struct limits_gpu gpu = {.name = "none"};
     struct report r = {.f = f};
     json_t *about = NULL;
@@ -166,9 +170,9 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     while (i < sizeof(benches) / sizeof(benches[0]) && strcmp(b->name, benches[i].name) != 0)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
-        return error_set(err, STATUS_INVALID,
-                         "no bench %s: there are limits, matmul, attention, engine and switch",
-                         b->name);
+        return error_set(
+            err, STATUS_INVALID,
+            "no bench %s: there are limits, matmul, attention, engine, switch and soak", b->name);
     if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {

@@ -20,6 +20,7 @@ struct bench_engine {
     uint64_t host_bytes;         /* of master copies in host memory */
     uint32_t batch_max, context; /* of decode: the largest batch, and tokens of prompt before it */
     uint32_t prompt_max;         /* of prefill: the longest prompt */
+    uint32_t steps, models;      /* of soak */
 };
 
 /* INVALID: no such shape or type.  Figures are given as they come. */
@@ -28,5 +29,10 @@ int bench_engine(const struct bench_engine *how, limit_f *found, void *arg, stru
 /* From one of two models to the other and back, both waiting in host memory, where memory_bytes
  * holds one of them; with a batch whose keys and values stay on the device. */
 int bench_switch(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
+
+/* So many steps of batch_max sequences of each model, which come, go and are cancelled, in turns of
+ * random length.  INTERNAL if memory grew after the first quarter, or a page or a handle is lost.
+ */
+int bench_soak(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
 #endif

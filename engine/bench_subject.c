@@ -23,6 +23,7 @@ static void take_step(struct subject *s, const struct event_step *ev)
             s->step_us[s->steps - SUBJECT_FIRST] = (double)ev->us;
         s->steps++;
     }
+    s->yielded += ev->count;
     for (uint32_t i = 0; i < ev->count; i++)
         s->finished += ev->rows[i].finish != FINISH_NONE;
 }
@@ -58,7 +59,7 @@ int subject_turn(struct subject *s, uint32_t model, uint32_t quota_steps)
         .kind = ORDER_TURN, .model = model, .turn = ++s->turn, .quota_steps = quota_steps};
     const struct channel_files none = {0};
 
-    s->steps = s->finished = 0;
+    s->steps = s->finished = s->yielded = 0;
     s->prefill_us = s->first_us = 0;
     s->prefill_tokens = 0;
     engine_order(s->e, &turn, &none);
@@ -72,8 +73,8 @@ int subject_turn(struct subject *s, uint32_t model, uint32_t quota_steps)
 }
 
 /* Random tokens; sequences differ. */
-static int open_sequence(struct subject *s, uint32_t model, uint64_t id, uint32_t prompt,
-                         uint32_t output)
+int subject_sequence(struct subject *s, uint32_t model, uint64_t id, uint32_t prompt,
+                     uint32_t output)
 {
     struct order_seq open = {
         .kind = ORDER_SEQ_OPEN,
@@ -109,9 +110,17 @@ int subject_batch(struct subject *s, uint32_t model, uint32_t batch, uint32_t pr
 {
     s->full_batch = batch;
     for (uint32_t i = 0; i < batch; i++)
-        if (open_sequence(s, model, (s->turn * 1000 + i) * 64 + model, prompt, output) != 0)
+        if (subject_sequence(s, model, (s->turn * 1000 + i) * 64 + model, prompt, output) != 0)
             return -1;
     return 0;
+}
+
+void subject_cancel(struct subject *s, uint64_t id)
+{
+    struct order_ref close = {.kind = ORDER_SEQ_CLOSE, .seq = id};
+    const struct channel_files none = {0};
+
+    engine_order(s->e, &close, &none);
 }
 
 static int open_engine(struct subject *s)

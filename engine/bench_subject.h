@@ -25,7 +25,7 @@ struct subject {
     uint32_t steps, full_batch;
     double prefill_us, first_us; /* first_us: of the first step */
     uint64_t prefill_tokens;
-    uint32_t finished;
+    uint32_t finished, yielded; /* sequences, tokens */
     struct event_turn_end end;
     char fault[ORDER_TEXT_MAX];
 };
@@ -39,6 +39,10 @@ void subject_close(struct subject *s);
 int subject_model(struct subject *s, uint32_t model);
 /* Make it resident. */
 int subject_load(struct subject *s, uint32_t model);
+/* Open a sequence of that number with a random prompt; forget it. */
+int subject_sequence(struct subject *s, uint32_t model, uint64_t id, uint32_t prompt,
+                     uint32_t output);
+void subject_cancel(struct subject *s, uint64_t id);
 /* Open a batch of sequences with random prompts. */
 int subject_batch(struct subject *s, uint32_t model, uint32_t batch, uint32_t prompt,
                   uint32_t output);

@@ -46,6 +46,7 @@ modelpool_engine_SOURCES = \
     engine/bench_engine.h \
     engine/bench_subject.c \
     engine/bench_subject.h \
+    engine/bench_soak.c \
     engine/bench_switch.c \
     engine/main.c \
     engine/random_model.c \

@@ -13,18 +13,20 @@
 
 static const char usage[] =
     "usage: modelpool-engine [--help] [--version]\n"
-    "       modelpool-engine --bench=limits|matmul|attention|engine|switch [--gpu=N] [--json]\n"
+    "       modelpool-engine --bench=limits|matmul|attention|engine|switch|soak [--gpu=N] "
+    "[--json]\n"
     "                        [--machine=NAME] [--commit=NAME] [--device=cpu|cuda]\n"
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
     "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
-    "                        [--host=MIB] [--threads=N]\n"
+    "                        [--host=MIB] [--threads=N] [--steps=N] [--models=N]\n"
     "\n"
     "Runs the models of one instance.  modelpoold starts it, with a socket as descriptor 3\n"
     "on which it takes orders.  By hand, it only measures: what a GPU can do (limits), how near\n"
     "its own products and attention come to that (matmul, attention), and how fast it decodes and "
     "reads prompts\n"
     "with random weights of a known shape (engine), or goes from one model to another\n"
-    "(switch; --memory must hold one of them, --host both).\n";
+    "(switch; --memory must hold one of them, --host both), or whether its memory stays as it is\n"
+    "over --steps of --models models with sequences that come and go (soak).\n";
 
 /* A number of an option; -1 and a message if it is none. */
 static int number(const char *option, const char *text, uint64_t max, uint64_t *n)
@@ -73,8 +75,12 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
         i = number(option, text, 1u << 24, &n);
         e->host_bytes = n << 20;
     } else {
-        i = number(option, text, 1u << 17, &n);
-        if (strcmp(option, "batch") == 0)
+        i = number(option, text, strcmp(option, "steps") == 0 ? 100000000u : 1u << 17, &n);
+        if (strcmp(option, "steps") == 0)
+            e->steps = (uint32_t)n;
+        else if (strcmp(option, "models") == 0)
+            e->models = (uint32_t)n;
+        else if (strcmp(option, "batch") == 0)
             e->batch_max = (uint32_t)n;
         else if (strcmp(option, "context") == 0)
             e->context = (uint32_t)n;
@@ -98,7 +104,8 @@ static int parse(int argc, char **argv, struct bench *bench)
         {"memory", required_argument, NULL, 'e'}, {"precision", required_argument, NULL, 'e'},
         {"batch", required_argument, NULL, 'e'},  {"context", required_argument, NULL, 'e'},
         {"prompt", required_argument, NULL, 'e'}, {"threads", required_argument, NULL, 'e'},
-        {"host", required_argument, NULL, 'e'},   {NULL, 0, NULL, 0}};
+        {"host", required_argument, NULL, 'e'},   {"steps", required_argument, NULL, 'e'},
+        {"models", required_argument, NULL, 'e'}, {NULL, 0, NULL, 0}};
     char *end;
     int c, at;
 
@@ -186,7 +193,9 @@ int main(int argc, char **argv)
                                      .memory_bytes = (uint64_t)64 << 30,
                                      .batch_max = STEP_BATCH_MAX,
                                      .context = 512,
-                                     .prompt_max = 8192}};
+                                     .prompt_max = 8192,
+                                     .steps = 200000,
+                                     .models = 1}};
     int code = parse(argc, argv, &bench);
 
     if (code >= 0)

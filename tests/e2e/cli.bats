@@ -74,6 +74,15 @@ EOT
     run -2 mp list --cache
 }
 
+@test "a short soak: memory stays, every page comes back" {
+    run -0 mp bench soak --device=cpu --shape=smollm2-135m --dtype=q4_1 --memory=160 --batch=2 \
+        --models=2 --steps=48 --threads=2
+    assert_has "soak: a step"
+    assert_has "switch, median"
+    run -2 mp bench soak --device=cpu --shape=smollm2-135m --steps=3
+    assert_has "steps"
+}
+
 @test "help goes to standard output" {
     local command
     run -0 --separate-stderr mp --help
