@@ -67,6 +67,34 @@ static void print_arch(const struct model_report *r)
     }
 }
 
+/* The types among those of which the bytes are given: BF16 (1), the others (0), all (-1). */
+static uint32_t print_types(const uint64_t *bytes, int bf16)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < REPORT_TYPES_MAX; i++)
+        if (bytes[i] && (bf16 < 0 || (i == GGML_TYPE_BF16) == bf16))
+            printf("%s%s", n++ ? ", " : "", ggml_type_get(i)->name);
+    return n;
+}
+
+/*
+ * What a GPU's instance does with weights of these types (kernels/cuda: tune.cu, chosen.cu).  With
+ * Precision=exact it decodes them as it multiplies, always.
+ */
+static void print_gpu(const struct model_report *r)
+{
+    printf("on a GPU     ");
+    if (print_types(r->product_bytes, 1))
+        printf(" as stored\n             ");
+    if (print_types(r->product_bytes, 0))
+        printf(" as stored for few rows of a step; for more, expanded to BF16\n"
+               "             part by part in a buffer of 64 MiB, never as a whole\n             ");
+    if (print_types(r->expert_bytes, -1))
+        printf(" of experts as stored\n             ");
+    printf("Precision=exact: all as stored\n");
+}
+
 static void print_report(const struct model_report *r, const char *path)
 {
     uint32_t files = source_file_count(r->source);
@@ -78,6 +106,8 @@ static void print_report(const struct model_report *r, const char *path)
         printf("format       safetensors, %" PRIu32 " files read\n", files);
     if (r->has_arch)
         print_arch(r);
+    if (r->has_arch)
+        print_gpu(r);
     printf("tokenizer    ");
     if (r->tokenizer)
         printf("%s, %" PRIu32 " tokens\n", r->tokenizer_kind, tokenizer_vocabulary(r->tokenizer));
@@ -123,6 +153,20 @@ static json_t *arch_json(const struct model_report *r)
         (json_int_t)r->kv_token_bytes, "cache_groups", groups);
 }
 
+/* Names of the types among those of which the bytes are given, by what print_gpu() says. */
+static json_t *gpu_json(const struct model_report *r)
+{
+    json_t *stored = json_array(), *expanded = json_array();
+
+    for (uint32_t i = 0; i < REPORT_TYPES_MAX; i++) {
+        if (r->product_bytes[i] && i != GGML_TYPE_BF16)
+            json_array_append_new(expanded, json_string(ggml_type_get(i)->name));
+        else if (r->product_bytes[i] || r->expert_bytes[i])
+            json_array_append_new(stored, json_string(ggml_type_get(i)->name));
+    }
+    return json_pack("{s:o,s:o}", "as_stored", stored, "expanded_for_many_rows", expanded);
+}
+
 static json_t *report_json(const struct model_report *r, const char *path)
 {
     json_t *all = json_pack("{s:s,s:s,s:b,s:b}", "path", path, "format",
@@ -133,6 +177,7 @@ static json_t *report_json(const struct model_report *r, const char *path)
         return NULL;
     if (r->has_arch) {
         json_object_set_new(all, "model", arch_json(r));
+        json_object_set_new(all, "gpu", gpu_json(r));
         json_object_set_new(all, "max_context", json_integer(r->max_context));
     }
     if (r->tokenizer)

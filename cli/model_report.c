@@ -28,7 +28,13 @@ static void refuse(struct model_report *r, const struct error *err)
 
 /* Weights */
 
-static void count_ref(struct model_report *r, const struct arch_ref *ref)
+/* Whether all its rows are multiplied with, unlike those of an embedding that is not the head. */
+static int is_factor(const struct model_report *r, enum role role, const struct arch_ref *ref)
+{
+    return ref->tensor->dims > 1 && (role != ROLE_EMBEDDING || r->arch.tied);
+}
+
+static void count_ref(struct model_report *r, enum role role, const struct arch_ref *ref)
 {
     const struct source_tensor *t = ref->tensor;
     const struct ggml_type *type = ggml_type_get(t->type);
@@ -39,6 +45,8 @@ static void count_ref(struct model_report *r, const struct arch_ref *ref)
     r->disk_bytes += bytes;
     r->memory_bytes += t->dims == 1 ? elements * sizeof(float) : bytes; /* vectors become F32 */
     r->type_bytes[t->type] += bytes;
+    if (is_factor(r, role, ref))
+        (role < ROLE_FIRST_EXPERT ? r->product_bytes : r->expert_bytes)[t->type] += bytes;
 }
 
 static void count_weights(struct model_report *r)
@@ -50,12 +58,12 @@ static void count_weights(struct model_report *r)
         for (uint32_t layer = 0; layer < (role < ROLE_FIRST_LAYERED ? 1 : a->layers); layer++) {
             if (role < ROLE_FIRST_EXPERT) {
                 if (arch_tensor(a, r->source, role, layer, &ref))
-                    count_ref(r, &ref);
+                    count_ref(r, role, &ref);
                 continue;
             }
             for (uint32_t e = 0; e < a->experts; e++)
                 if (arch_expert(a, r->source, role, layer, e, &ref))
-                    count_ref(r, &ref);
+                    count_ref(r, role, &ref);
         }
 }
 

@@ -34,9 +34,11 @@ struct model_report {
     char tokenizer_kind[32];     /* as the files name it */
 
     uint64_t parameters;
-    uint64_t type_bytes[REPORT_TYPES_MAX]; /* by ggml's number of the type */
-    uint64_t disk_bytes;                   /* of the tensors, as stored */
-    uint64_t memory_bytes;                 /* of the same in an engine */
+    uint64_t type_bytes[REPORT_TYPES_MAX];    /* by ggml's number of the type */
+    uint64_t product_bytes[REPORT_TYPES_MAX]; /* of these, matrices that are multiplied with */
+    uint64_t expert_bytes[REPORT_TYPES_MAX];  /* of these, experts' */
+    uint64_t disk_bytes;                      /* of the tensors, as stored */
+    uint64_t memory_bytes;                    /* of the same in an engine */
     struct report_group groups[REPORT_GROUPS_MAX];
     uint32_t group_count;
     uint64_t kv_token_bytes;

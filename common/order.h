@@ -13,13 +13,15 @@
 
 #include <stdint.h>
 
-#define ORDER_VERSION    2
+#define ORDER_VERSION    3
 #define ORDER_FD         3
 #define ORDER_BYTES_MAX  65536u /* of any datagram */
 #define ORDER_TOKENS_MAX 8192u  /* in one ORDER_SEQ_TOKENS */
 #define ORDER_ROWS_MAX   256u   /* in one EVENT_STEP */
 #define ORDER_TEXT_MAX   256u
-#define ORDER_FILES_MAX  64u /* with one ORDER_MODEL */
+#define ORDER_FILES_MAX  64u  /* with one ORDER_MODEL */
+#define ORDER_BIAS_MAX   300u /* in one ORDER_SEQ_BIAS */
+#define ORDER_TOP_MAX    20u  /* alternatives in one EVENT_LOGPROBS */
 
 enum order_kind {
     ORDER_HELLO = 1,  /* struct order_hello: the first message */
@@ -32,12 +34,16 @@ enum order_kind {
     ORDER_TURN,       /* struct order_turn: queued behind the running turn; at most 2 are held */
     ORDER_QUIT,       /* end now; so does the closing of the channel */
 
+    ORDER_SEQ_BIAS = 14, /* struct order_bias: between a sequence's ORDER_SEQ_OPEN and its tokens */
+
     EVENT_READY = 64, /* struct event_ready: answers ORDER_HELLO */
     EVENT_MODEL,      /* struct event_model: answers ORDER_MODEL */
     EVENT_RESIDENCY,  /* struct event_residency: weights came or went */
     EVENT_STEP,       /* struct event_step: all tokens of one step */
     EVENT_SEQ_FAULT,  /* struct event_seq_fault: this sequence cannot go on, and why */
     EVENT_TURN_END,   /* struct event_turn_end */
+
+    EVENT_LOGPROBS = 72, /* struct event_logprobs: of a token of the EVENT_STEP that comes next */
 };
 
 struct order_ref { /* ORDER_LOAD, ORDER_UNLOAD (a model), ORDER_SEQ_CLOSE (a sequence) */
@@ -95,6 +101,20 @@ struct order_seq {
     uint32_t max_tokens; /* of output in all: it ends with FINISH_LENGTH there */
     uint32_t reserved;
     struct order_sampling sampling;
+    uint32_t logprobs; /* 0: none; 1 + n: an EVENT_LOGPROBS a token, with the n likeliest tokens */
+    uint32_t biases;   /* how many ORDER_SEQ_BIAS brings; 0: it does not come */
+};
+
+struct token_bias {
+    uint32_t token;
+    float bias; /* added to its logit */
+};
+
+struct order_bias {
+    uint32_t kind;
+    uint32_t count;
+    uint64_t seq;
+    struct token_bias biases[];
 };
 
 struct order_tokens {
@@ -162,6 +182,22 @@ struct event_step {
     uint32_t batch; /* rows in the step, prefilling ones included */
     uint32_t prefill_tokens;
     struct event_row rows[];
+};
+
+struct token_logprob {
+    double logprob; /* natural; of the model's own distribution: no bias, penalty, temperature */
+    uint32_t token;
+    uint32_t reserved;
+};
+
+struct event_logprobs {
+    uint32_t kind;
+    uint32_t count; /* of top[], as many as were asked for or as the vocabulary has */
+    uint64_t seq;
+    uint32_t position;                       /* as in the row */
+    uint32_t reserved;                       /* so that there is no hole */
+    struct token_logprob picked;             /* the row's token */
+    struct token_logprob top[ORDER_TOP_MAX]; /* likeliest first; ties: the lower token */
 };
 
 struct event_seq_fault {

@@ -183,6 +183,8 @@ static size_t fixed_size(uint32_t kind)
         return sizeof(struct event_model);
     case EVENT_RESIDENCY:
         return sizeof(struct event_residency);
+    case EVENT_LOGPROBS:
+        return sizeof(struct event_logprobs);
     case EVENT_SEQ_FAULT:
         return sizeof(struct event_seq_fault);
     case EVENT_TURN_END:
@@ -215,6 +217,8 @@ static int check(void *msg, size_t len)
     }
     if (fixed_size(kind) == 0 || len != fixed_size(kind))
         return -1;
+    if (kind == EVENT_LOGPROBS)
+        return ((struct event_logprobs *)msg)->count > ORDER_TOP_MAX ? -1 : 0;
     if (kind == EVENT_READY)
         terminate(((struct event_ready *)msg)->device, sizeof((struct event_ready *)msg)->device);
     else if (kind == EVENT_MODEL)

@@ -82,6 +82,7 @@ static void route(struct front *f, const struct policy_event *ev)
 {
     switch ((enum policy_event_kind)ev->mail.kind) {
     case POLICY_TOKENS:
+    case POLICY_LOGPROBS:
     case POLICY_DONE:
         http_policy_event(f->http, ev);
         break;

@@ -81,7 +81,7 @@ void front_write(struct front *f, struct front_job *job,
 /* --- http.c: OpenAI's API, /health, /metrics --- */
 struct http *http_create(struct front *f, int tcp_fd, int unix_fd, struct error *err);
 void http_destroy(struct http *h);
-/* A TOKENS or DONE event. */
+/* A TOKENS, LOGPROBS or DONE event. */
 void http_policy_event(struct http *h, const struct policy_event *ev);
 /* Requests in flight and held back, for status. */
 void http_counts(const struct http *h, uint32_t *running, uint32_t *held);

@@ -23,31 +23,51 @@ static struct generation *find(const struct generations *all, uint64_t seq)
     return g && g->seq == seq ? g : NULL;
 }
 
+/* Whose sequence it is, and of which choice. */
+static struct generation *find_choice(const struct generations *all, uint64_t seq,
+                                      struct choice **c)
+{
+    uint64_t i = seq / GENERATIONS_MAX % OPENAI_CHOICES_MAX;
+    struct generation *g = find(all, seq - i * GENERATIONS_MAX);
+
+    if (!g || i >= g->request.n)
+        return NULL;
+    *c = &g->choices[i];
+    return g;
+}
+
 static int enter(struct generations *all, struct generation *g, struct openai_error *e)
 {
     uint32_t i = 0;
 
-    if (all->count == GENERATIONS_MAX) {
+    if (all->choices + g->request.n > GENERATIONS_MAX) {
         openai_fail(e, 503, "server_error", "overloaded",
-                    "%u requests are being served, which is as many as fit", GENERATIONS_MAX);
+                    "there is no room for %u more answers beside those that are given (%u at once)",
+                    g->request.n, GENERATIONS_MAX);
         e->retry_after = 5;
         return -1;
     }
     while (all->slot[i])
         i++;
-    g->seq = ++all->started * GENERATIONS_MAX + i;
+    g->seq = ++all->started * GENERATIONS_MAX * OPENAI_CHOICES_MAX + i;
     all->slot[i] = g;
     all->count++;
+    all->choices += g->request.n;
     return 0;
 }
 
 static void destroy(struct generation *g)
 {
     stream_close(&g->stream);
+    for (uint32_t i = 0; g->choices && i < g->request.n; i++) {
+        stop_fini(&g->choices[i].stop);
+        token_log_fini(&g->choices[i].log);
+        free(g->choices[i].text);
+    }
+    free(g->choices);
     openai_request_fini(&g->request);
     free(g->prompt);
     free(g->piece);
-    free(g->text);
     free(g);
 }
 
@@ -57,6 +77,7 @@ static void leave(struct generation *g)
 
     all->slot[g->seq % GENERATIONS_MAX] = NULL;
     all->count--;
+    all->choices -= g->request.n;
     leases_release(all->f->leases, g->grant);
     destroy(g);
     if (all->stopping && all->count == 0)
@@ -68,17 +89,15 @@ static void leave(struct generation *g)
 
 static void send_stream_end(struct generation *g)
 {
-    struct openai_answer a = generation_answer(g);
+    struct openai_answer a = generation_answer(g, NULL);
     struct openai_usage usage = {g->prompt_count, g->completion};
     int with_usage = g->request.include_usage, failed = 0;
 
     if (g->outcome != DONE)
         failed = stream_event(&g->stream, openai_error_json(&g->error), 0, NULL);
-    if (g->outcome == DONE && g->text_len)
-        failed = stream_event(&g->stream, openai_text_chunk(&a, g->text, g->text_len, with_usage),
-                              0, NULL);
-    if (g->outcome == DONE && !failed)
-        failed = stream_event(&g->stream, openai_finish_chunk(&a, g->finish, with_usage), 0, NULL);
+    for (uint32_t i = 0; g->outcome == DONE && !failed && i < g->request.n; i++)
+        if (!g->choices[i].told)
+            failed = generation_tell(g, &g->choices[i], NULL);
     if (g->outcome == DONE && !failed && with_usage)
         failed = stream_event(&g->stream, openai_usage_chunk(&a, &usage), 0, NULL);
     if (failed) /* a stream that breaks off says that something is missing */
@@ -87,10 +106,24 @@ static void send_stream_end(struct generation *g)
         stream_end(&g->stream);
 }
 
-static void send_end(struct generation *g)
+static json_t *whole_answer(struct generation *g)
 {
+    const struct tokenizer *t = g->all->f->models[g->model].tokenizer;
+    struct openai_choice choices[OPENAI_CHOICES_MAX];
+    struct openai_answer a = generation_answer(g, NULL);
     struct openai_usage usage = {g->prompt_count, g->completion};
 
+    for (uint32_t i = 0; i < g->request.n; i++) {
+        struct choice *c = &g->choices[i];
+        choices[i] = (struct openai_choice){c->text ? c->text : "", c->text_len, c->finish, NULL};
+        if (g->request.logprobs)
+            choices[i].logprobs = token_log_take(&c->log, a.kind, t, UINT64_MAX);
+    }
+    return openai_answer_json(&a, choices, g->request.n, &usage);
+}
+
+static void send_end(struct generation *g)
+{
     if (!g->stream.req)
         return;
     if (g->stream.started || (g->request.stream && g->outcome == DONE)) {
@@ -100,13 +133,10 @@ static void send_end(struct generation *g)
     }
     struct evhttp_request *req = stream_take(&g->stream);
     metrics_answer(g->all->metrics, g->outcome == DONE ? 200 : g->error.http);
-    if (g->outcome == DONE) {
-        struct openai_answer a = generation_answer(g);
-        reply_json(req, g->id, 200,
-                   openai_answer_json(&a, g->text ? g->text : "", g->text_len, g->finish, &usage));
-    } else {
+    if (g->outcome == DONE)
+        reply_json(req, g->id, 200, whole_answer(g));
+    else
         reply_error(req, g->id, &g->error);
-    }
 }
 
 /* --- the ledger row's end -----------------------------------------------------------------------
@@ -180,6 +210,13 @@ static void close_row(struct generation *g)
 /* --- ending early -------------------------------------------------------------------------------
  */
 
+static void cancel_choices(struct generation *g)
+{
+    for (uint32_t i = 0; i < g->request.n; i++)
+        if (g->choices[i].submitted)
+            policy_cancel(g->all->f->policy, generation_seq(g, &g->choices[i]));
+}
+
 /* Nothing more is wanted.  The first reason stays, except that nobody is served who has gone. */
 static void end_early(struct generation *g, enum generation_outcome outcome,
                       const struct openai_error *e)
@@ -197,7 +234,7 @@ static void end_early(struct generation *g, enum generation_outcome outcome,
         leave(g);
         break;
     case RUNNING:
-        policy_cancel(g->all->f->policy, g->seq);
+        cancel_choices(g);
         generation_set_state(g, ENDING);
         break;
     case OPENING: /* on_opened goes on from there */
@@ -241,12 +278,13 @@ static void fail(struct generation *g, const struct error *err)
 
 static void on_row(struct generations *all, const struct event_row *row)
 {
-    struct generation *g = find(all, row->seq);
+    struct choice *c;
+    struct generation *g = find_choice(all, row->seq, &c);
     struct error err = {0};
 
-    if (!g || g->state != RUNNING)
+    if (!g || g->state != RUNNING || c->finish)
         return;
-    if (generation_take_token(g, row, &err) == 0)
+    if (generation_take_token(g, c, row, &err) == 0)
         return;
     if (err.status == STATUS_EXHAUSTED) { /* a slow reader */
         log_info("%s: cut off: %s", g->id, err.text);
@@ -258,21 +296,28 @@ static void on_row(struct generations *all, const struct event_row *row)
     }
 }
 
+/* What the choices used, together; a model that came for all of them came once. */
+static void add_usage(struct generation *g, const struct policy_usage *u)
+{
+    g->row.engine_us += u->engine_us;
+    g->row.switches = u->switches > g->row.switches ? u->switches : g->row.switches;
+    g->row.preemptions += u->preemptions;
+}
+
 static void on_done(struct generations *all, const struct policy_event *ev)
 {
-    struct generation *g = find(all, ev->seq);
+    struct choice *c;
+    struct generation *g = find_choice(all, ev->seq, &c);
     struct error err = {0};
 
-    if (!g || (g->state != RUNNING && g->state != ENDING))
+    if (!g || !c->submitted)
         return;
-    g->row.engine_us = ev->usage.engine_us;
-    g->row.switches = ev->usage.switches;
-    g->row.preemptions = ev->usage.preemptions;
-    int running = g->state == RUNNING;
-    generation_set_state(g, ENDING);
+    c->submitted = 0;
+    g->submitted--;
+    add_usage(g, &ev->usage);
+    int running = g->state == RUNNING && !c->finish;
     if (running && ev->finish != FINISH_NONE) { /* it ended without a token of its own */
-        generation_finish(g, ev->finish == FINISH_STOP ? "stop" : "length");
-        if (generation_keep_rest(g, &err))
+        if (generation_finish(g, c, ev->finish == FINISH_STOP ? "stop" : "length", &err))
             fail(g, &err);
     } else if (running) {
         error_set(&err, ev->status != STATUS_OK ? ev->status : STATUS_INTERNAL, "%s",
@@ -280,7 +325,16 @@ static void on_done(struct generations *all, const struct policy_event *ev)
         log_warn("%s: %s", g->id, err.text);
         fail(g, &err);
     }
-    close_row(g);
+    if (g->submitted == 0)
+        close_row(g);
+}
+
+static void on_logprobs(struct generations *all, const struct policy_event *ev)
+{
+    struct choice *c;
+
+    if (find_choice(all, ev->seq, &c))
+        c->next = ev->logprobs;
 }
 
 /* --- beginning ----------------------------------------------------------------------------------
@@ -288,30 +342,12 @@ static void on_done(struct generations *all, const struct policy_event *ev)
 
 static void submit(struct generation *g)
 {
-    struct policy_request *r = calloc(1, sizeof *r);
     struct error err = {0};
 
-    if (!r) {
-        error_set(&err, STATUS_NOMEM, "out of memory");
+    if (generation_submit(g, &err)) {
         fail(g, &err);
         close_row(g);
-        return;
     }
-    *r = (struct policy_request){
-        .seq = g->seq,
-        .model = g->model,
-        .tenant = g->grant->lease->tenant,
-        .max_tokens = g->request.max_tokens,
-        .token_count = g->prompt_count,
-        .tokens = g->prompt,
-        .ttft_us = g->grant->ttft_us,
-        .tbt_us = g->grant->tbt_us,
-        .sampling = g->request.sampling,
-    };
-    g->prompt = NULL;
-    generation_set_state(g, RUNNING);
-    metrics_prompt(g->all->metrics, g->model, g->prompt_count);
-    policy_submit(g->all->f->policy, r);
 }
 
 static void on_opened(void *arg, uint64_t seq, const struct db_usage *row, const struct error *err)
@@ -406,6 +442,24 @@ static void on_poll(evutil_socket_t fd, short what, void *arg)
         event_del(all->poll);
 }
 
+static int open_choices(struct generation *g, struct openai_error *e)
+{
+    struct error err = {0};
+
+    g->choices = calloc(g->request.n, sizeof *g->choices);
+    if (!g->choices)
+        return openai_fail(e, 500, "server_error", NULL, "out of memory");
+    for (uint32_t i = 0; i < g->request.n; i++) {
+        struct choice *c = &g->choices[i];
+        /* A completion goes on from its prompt's text: a space at its start is one. */
+        c->detokenizer.started = g->request.kind == OPENAI_COMPLETION;
+        c->log.top = g->request.logprobs > 0 ? g->request.logprobs - 1 : 0;
+        if (stop_copy(&c->stop, &g->request.stop, &err))
+            return openai_refuse(e, &err);
+    }
+    return 0;
+}
+
 static int prepare(struct generation *g, const char *id, struct openai_request *request,
                    struct openai_error *e)
 {
@@ -426,10 +480,8 @@ static int prepare(struct generation *g, const char *id, struct openai_request *
         return openai_fail(e, 500, "server_error", NULL, "no random seed");
     snprintf(g->id, sizeof g->id, "%s", id);
     g->request = *request;
-    /* A completion goes on from its prompt's text: a space at its start is one. */
-    g->detokenizer.started = g->request.kind == OPENAI_COMPLETION;
     memset(request, 0, sizeof *request);
-    return 0;
+    return open_choices(g, e);
 }
 
 int generation_start(struct generations *all, struct evhttp_request *req, const char *id,
@@ -491,6 +543,8 @@ void generations_policy_event(struct generations *all, const struct policy_event
 {
     if (ev->mail.kind == POLICY_DONE)
         on_done(all, ev);
+    if (ev->mail.kind == POLICY_LOGPROBS)
+        on_logprobs(all, ev);
     for (uint32_t i = 0; ev->mail.kind == POLICY_TOKENS && i < ev->count; i++)
         on_row(all, &ev->rows[i]);
 }

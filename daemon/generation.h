@@ -8,6 +8,10 @@
  *   ENDING   nothing more is wanted (finished, stopped, cancelled, failed): POLICY_DONE is awaited
  *   CLOSING  its ledger row is being closed; the last bytes go out after that commit
  *
+ * A request for several answers (n) is one generation with a choice each: one ledger row, one
+ * reservation of the prompt, one stream; its tokens are the sum of its choices'.  Each choice is a
+ * sequence of its own for the policy.  The generation is ENDING when all of them are.
+ *
  * A token counts when the front has taken it: before a stop string's end, within the budget, while
  * somebody listens.  A request that ends early is billed what its socket has taken.
  */
@@ -22,7 +26,9 @@
 #include "daemon/openai.h"
 #include "daemon/stream.h"
 
-#define GENERATIONS_MAX 4096u /* at once; a power of two: the low bits of a sequence's number */
+/* At once, and of their choices; a power of two: the low bits of a sequence's number, above which
+ * is the choice's. */
+#define GENERATIONS_MAX 4096u
 #define REQUEST_ID_MAX  48u
 
 struct generation;
@@ -33,6 +39,7 @@ struct generations { /* all of them; part of struct http */
     struct generation *slot[GENERATIONS_MAX];
     uint64_t started; /* makes sequence numbers unique */
     uint32_t count, held;
+    uint32_t choices;        /* of all of them */
     struct event *poll;      /* asks again for those held */
     int stopping;            /* no new ones */
     void (*idle)(void *arg); /* called when the last one has ended */

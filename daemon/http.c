@@ -292,8 +292,25 @@ static const struct route *find_route(const char *path)
     return NULL;
 }
 
-static void refuse_route(struct call *c, const struct route *route)
+/* What the API has and we do not. */
+static const char *const unserved[] = {
+    "/v1/audio",  "/v1/batches",     "/v1/embeddings", "/v1/files",     "/v1/fine_tuning",
+    "/v1/images", "/v1/moderations", "/v1/rerank",     "/v1/responses", "/v1/score",
+};
+
+static const char *find_unserved(const char *path)
 {
+    for (size_t i = 0; path && i < sizeof unserved / sizeof *unserved; i++) {
+        size_t n = strlen(unserved[i]);
+        if (strncmp(path, unserved[i], n) == 0 && (path[n] == '\0' || path[n] == '/'))
+            return unserved[i];
+    }
+    return NULL;
+}
+
+static void refuse_route(struct call *c, const struct route *route, const char *path)
+{
+    const char *unserved_path = find_unserved(path);
     struct openai_error e;
 
     if (route) {
@@ -301,6 +318,11 @@ static void refuse_route(struct call *c, const struct route *route)
         evhttp_add_header(evhttp_request_get_output_headers(c->req), "Allow", allowed);
         openai_fail(&e, 405, "invalid_request_error", "method_not_allowed", "%s takes %s alone",
                     route->path, allowed);
+    } else if (unserved_path) {
+        openai_fail(&e, 404, "invalid_request_error", "unknown_url",
+                    "%s is not supported by this server; there are /v1/chat/completions, "
+                    "/v1/completions and /v1/models",
+                    unserved_path);
     } else {
         openai_fail(&e, 404, "invalid_request_error", "unknown_url",
                     "there is no such path; there are /v1/chat/completions, /v1/completions, "
@@ -341,7 +363,7 @@ static void on_request(struct evhttp_request *req, void *arg)
     int fits = route && (route->post ? method == EVHTTP_REQ_POST
                                      : method == EVHTTP_REQ_GET || method == EVHTTP_REQ_HEAD);
     if (!fits) {
-        refuse_route(&c, route);
+        refuse_route(&c, route, path);
         return;
     }
     c.rest = path + strlen(route->path);

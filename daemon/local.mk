@@ -16,6 +16,7 @@ daemon_libfront_a_SOURCES = \
     daemon/generation.c \
     daemon/generation.h \
     daemon/generation_state.h \
+    daemon/generation_submit.c \
     daemon/generation_text.c \
     daemon/http.c \
     daemon/key.c \
@@ -34,6 +35,7 @@ daemon_libfront_a_SOURCES = \
     daemon/openai.h \
     daemon/openai_answer.c \
     daemon/openai_chat.c \
+    daemon/openai_tokens.c \
     daemon/peer.c \
     daemon/peer.h \
     daemon/prompt.c \
@@ -48,6 +50,8 @@ daemon_libfront_a_SOURCES = \
     daemon/stop.h \
     daemon/stream.c \
     daemon/stream.h \
+    daemon/token_log.c \
+    daemon/token_log.h \
     daemon/usage.c \
     daemon/usage.h
 
@@ -64,13 +68,15 @@ check_PROGRAMS += \
     tests/unit/openai_test \
     tests/unit/peer_test \
     tests/unit/stop_test \
-    tests/unit/stream_test
+    tests/unit/stream_test \
+    tests/unit/token_log_test
 TESTS += \
     tests/unit/metrics_test \
     tests/unit/openai_test \
     tests/unit/peer_test \
     tests/unit/stop_test \
-    tests/unit/stream_test
+    tests/unit/stream_test \
+    tests/unit/token_log_test
 tests_unit_metrics_test_SOURCES = tests/unit/metrics_test.c
 tests_unit_metrics_test_LDADD = \
     daemon/libfront.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
@@ -84,3 +90,10 @@ tests_unit_stop_test_LDADD = daemon/libfront.a common/libcommon.a $(CMOCKA_LIBS)
 tests_unit_stream_test_SOURCES = tests/unit/stream_test.c
 tests_unit_stream_test_LDADD = \
     daemon/libfront.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) $(JANSSON_LIBS) -lpthread
+tests_unit_token_log_test_SOURCES = \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h \
+    tests/unit/token_log_test.c
+tests_unit_token_log_test_LDADD = \
+    daemon/libfront.a model/libmodel.a common/libcommon.a \
+    $(CMOCKA_LIBS) $(JANSSON_LIBS) $(PCRE2_LIBS) $(UTF8PROC_LIBS) -lm

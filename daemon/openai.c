@@ -30,19 +30,36 @@ static const struct {
     {"guided_grammar", 1, 1},
     {"guided_json", 1, 1},
     {"guided_regex", 1, 1},
-    {"logit_bias", 1, 1},
-    {"logprobs", 1, 1},
     {"min_tokens", 1, 1},
+    {"moderation", 1, 0},
     {"prediction", 1, 0},
     {"prompt_embeds", 1, 1},
     {"prompt_logprobs", 1, 1},
+    {"reasoning_effort", 1, 0},
     {"stop_token_ids", 1, 1},
+    {"store", 1, 0},
     {"structured_outputs", 1, 1},
     {"suffix", 0, 1},
-    {"top_logprobs", 1, 0},
     {"use_beam_search", 1, 1},
+    {"verbosity", 1, 0},
     {"web_search_options", 1, 0},
 };
+
+/* Words that ask for what is done anyway. */
+static const struct {
+    const char *name, *word;
+} defaults[] = {
+    {"function_call", "auto"},    {"function_call", "none"}, {"reasoning_effort", "medium"},
+    {"reasoning_effort", "none"}, {"verbosity", "medium"},
+};
+
+static int is_default(const char *name, const char *word)
+{
+    for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++)
+        if (strcmp(name, defaults[i].name) == 0 && strcmp(word, defaults[i].word) == 0)
+            return 1;
+    return word[0] == '\0';
+}
 
 /* A value that asks for nothing: false, an empty list, object or text, and for a few fields the
  * word or number that means "off". */
@@ -52,11 +69,8 @@ static int asks_nothing(const char *name, const json_t *v)
         (json_is_object(v) && json_object_size(v) == 0))
         return 1;
     if (json_is_string(v))
-        return json_string_length(v) == 0 ||
-               (strcmp(name, "function_call") == 0 && (strcmp(json_string_value(v), "none") == 0 ||
-                                                       strcmp(json_string_value(v), "auto") == 0));
-    return (strcmp(name, "min_tokens") == 0 || strcmp(name, "top_logprobs") == 0) &&
-           json_is_integer(v) && json_integer_value(v) == 0;
+        return is_default(name, json_string_value(v));
+    return strcmp(name, "min_tokens") == 0 && json_is_integer(v) && json_integer_value(v) == 0;
 }
 
 static int check_unsupported(enum openai_kind kind, const json_t *body, struct openai_error *e)
@@ -69,18 +83,18 @@ static int check_unsupported(enum openai_kind kind, const json_t *body, struct o
         if (v && !asks_nothing(name, v))
             return openai_invalid(e, name, "%s is not supported by this server", name);
     }
-    static const char *const one[] = {"n", "best_of"};
-    for (size_t i = 0; i < sizeof one / sizeof *one; i++) {
-        const json_t *v = openai_field(body, one[i]);
-        if (v && !(json_is_integer(v) && json_integer_value(v) == 1))
-            return openai_invalid(e, one[i], "%s must be 1: one answer a request is given", one[i]);
-    }
+    const json_t *best = openai_field(body, "best_of");
+    if (best && !(json_is_integer(best) && json_integer_value(best) == 1))
+        return openai_invalid(e, "best_of", "best_of must be 1: every answer is given, see n");
     const json_t *format = openai_field(body, "response_format");
     const json_t *type = json_object_get(format, "type");
     if (format && !(json_is_string(type) && strcmp(json_string_value(type), "text") == 0))
         return openai_invalid(e, "response_format",
-                              "response_format is not supported by this server, except "
-                              "{\"type\": \"text\"}");
+                              "response_format %s%s%sis not supported by this server, except "
+                              "{\"type\": \"text\"}",
+                              json_is_string(type) ? "{\"type\": \"" : "",
+                              json_is_string(type) ? json_string_value(type) : "",
+                              json_is_string(type) ? "\"} " : "");
     const json_t *modalities = openai_field(body, "modalities");
     const json_t *first = json_array_get(modalities, 0);
     if (modalities && !(json_array_size(modalities) == 1 && json_is_string(first) &&
@@ -183,6 +197,10 @@ static int parse_sampling(const json_t *body, struct openai_request *r, struct o
         r->sampling.seed = (uint64_t)n;
     if (parse_bool(body, "ignore_eos", &ignore_eos, e))
         return -1;
+    n = 1;
+    if (parse_integer(body, "n", 1, OPENAI_CHOICES_MAX, &n, &given, e))
+        return -1;
+    r->n = (uint32_t)n;
     if (ignore_eos)
         r->sampling.flags |= SAMPLING_IGNORE_EOS;
     return 0;
@@ -298,7 +316,8 @@ static int parse_fields(const json_t *body, const char *default_model, struct op
             default_model = r->model;
     }
     if (check_unsupported(r->kind, body, e) || parse_sampling(body, r, e) ||
-        parse_limits(body, r, e) || parse_stream(body, r, e) || parse_stop(body, r, e))
+        parse_limits(body, r, e) || openai_parse_tokens(body, r, e) || parse_stream(body, r, e) ||
+        parse_stop(body, r, e))
         return -1;
     if (r->kind == OPENAI_CHAT)
         return openai_parse_chat(body, default_model, r, e);
@@ -335,6 +354,7 @@ void openai_request_fini(struct openai_request *r)
     free(r->model);
     free(r->prompt);
     free(r->tokens);
+    free(r->biases);
     json_decref(r->messages);
     json_decref(r->tools);
     json_decref(r->template_variables);

@@ -18,6 +18,9 @@
 #define OPENAI_BODY_MAX         (4u << 20) /* bytes of a request's body */
 #define OPENAI_MESSAGES_MAX     4096u
 #define OPENAI_COMPLETION_LIMIT 16u /* max_tokens of /v1/completions where none is given */
+#define OPENAI_CHOICES_MAX      16u /* n; a power of two */
+#define OPENAI_TOP_CHAT         20  /* top_logprobs */
+#define OPENAI_TOP_COMPLETION   5   /* logprobs of /v1/completions */
 
 struct openai_error {
     int http; /* status code */
@@ -58,6 +61,10 @@ struct openai_request {
     uint32_t max_tokens; /* 0: none given */
     int seeded;          /* sampling.seed was given */
     struct order_sampling sampling;
+    uint32_t n;        /* answers wanted, each with the seed of the one before and 1 */
+    uint32_t logprobs; /* 0: none; 1 + alternatives a token */
+    struct token_bias *biases;
+    uint32_t bias_count;
     struct stop stop;
 };
 
@@ -72,6 +79,8 @@ void openai_request_fini(struct openai_request *r);
 /* Parts of openai_parse(), in openai_chat.c: messages, tools and chat_template_kwargs. */
 int openai_parse_chat(const json_t *body, const char *model, struct openai_request *r,
                       struct openai_error *e);
+/* In openai_tokens.c: logit_bias, logprobs, top_logprobs. */
+int openai_parse_tokens(const json_t *body, struct openai_request *r, struct openai_error *e);
 /* A member; NULL also where it is null, which clients send for "not given". */
 json_t *openai_field(const json_t *object, const char *name);
 
@@ -83,18 +92,26 @@ struct openai_answer { /* what every object of one answer has in common */
     const char *id;
     const char *model;
     int64_t created; /* Unix seconds */
+    uint32_t index;  /* of a chunk's choice */
+};
+struct openai_choice { /* of a whole answer */
+    const char *text;
+    size_t len;
+    const char *finish; /* "stop" or "length" */
+    json_t *logprobs;   /* a reference that is taken; NULL: null */
 };
 struct openai_usage {
     uint64_t prompt, completion;
 };
 
-/* Whole answer.  finish: "stop" or "length". */
-json_t *openai_answer_json(const struct openai_answer *a, const char *text, size_t len,
-                           const char *finish, const struct openai_usage *usage);
+/* Whole answer: [count] choices, in order. */
+json_t *openai_answer_json(const struct openai_answer *a, const struct openai_choice *choices,
+                           uint32_t count, const struct openai_usage *usage);
 /* Chunks of a stream.  with_usage: the stream has a usage chunk, so the others say null. */
 json_t *openai_role_chunk(const struct openai_answer *a, int with_usage);
+/* logprobs: a reference that is taken; NULL: null. */
 json_t *openai_text_chunk(const struct openai_answer *a, const char *text, size_t len,
-                          int with_usage);
+                          json_t *logprobs, int with_usage);
 json_t *openai_finish_chunk(const struct openai_answer *a, const char *finish, int with_usage);
 json_t *openai_usage_chunk(const struct openai_answer *a, const struct openai_usage *usage);
 /* An entry of /v1/models. */

@@ -118,18 +118,28 @@ static json_t *object(const struct openai_answer *a, const char *kind, json_t *c
     return o;
 }
 
-json_t *openai_answer_json(const struct openai_answer *a, const char *text, size_t len,
-                           const char *finish, const struct openai_usage *usage)
+static json_t *choice_json(const struct openai_answer *a, const struct openai_choice *c,
+                           uint32_t index)
 {
     if (a->kind == OPENAI_CHAT)
-        return object(a, "chat.completion",
-                      json_pack("[{si s{ss ss% sn} sn ss}]", "index", 0, "message", "role",
-                                "assistant", "content", text, len, "refusal", "logprobs",
-                                "finish_reason", finish),
-                      usage_json(usage));
-    return object(a, "text_completion",
-                  json_pack("[{si ss% sn ss}]", "index", 0, "text", text, len, "logprobs",
-                            "finish_reason", finish),
+        return json_pack("{si s{ss ss% sn} so? ss}", "index", (int)index, "message", "role",
+                         "assistant", "content", c->text, c->len, "refusal", "logprobs",
+                         c->logprobs, "finish_reason", c->finish);
+    return json_pack("{si ss% so? ss}", "index", (int)index, "text", c->text, c->len, "logprobs",
+                     c->logprobs, "finish_reason", c->finish);
+}
+
+json_t *openai_answer_json(const struct openai_answer *a, const struct openai_choice *choices,
+                           uint32_t count, const struct openai_usage *usage)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < count; i++)
+        if (json_array_append_new(list, choice_json(a, &choices[i], i))) {
+            json_decref(list);
+            list = NULL;
+        }
+    return object(a, a->kind == OPENAI_CHAT ? "chat.completion" : "text_completion", list,
                   usage_json(usage));
 }
 
@@ -142,36 +152,36 @@ static json_t *chunk(const struct openai_answer *a, json_t *choices, int with_us
 json_t *openai_role_chunk(const struct openai_answer *a, int with_usage)
 {
     return chunk(a,
-                 json_pack("[{si s{ss ss} sn sn}]", "index", 0, "delta", "role", "assistant",
-                           "content", "", "logprobs", "finish_reason"),
+                 json_pack("[{si s{ss ss} sn sn}]", "index", (int)a->index, "delta", "role",
+                           "assistant", "content", "", "logprobs", "finish_reason"),
                  with_usage);
 }
 
 json_t *openai_text_chunk(const struct openai_answer *a, const char *text, size_t len,
-                          int with_usage)
+                          json_t *logprobs, int with_usage)
 {
     if (a->kind == OPENAI_CHAT)
         return chunk(a,
-                     json_pack("[{si s{ss%} sn sn}]", "index", 0, "delta", "content", text, len,
-                               "logprobs", "finish_reason"),
+                     json_pack("[{si s{ss%} so? sn}]", "index", (int)a->index, "delta", "content",
+                               text, len, "logprobs", logprobs, "finish_reason"),
                      with_usage);
-    return chunk(
-        a,
-        json_pack("[{si ss% sn sn}]", "index", 0, "text", text, len, "logprobs", "finish_reason"),
-        with_usage);
+    return chunk(a,
+                 json_pack("[{si ss% so? sn}]", "index", (int)a->index, "text", text, len,
+                           "logprobs", logprobs, "finish_reason"),
+                 with_usage);
 }
 
 json_t *openai_finish_chunk(const struct openai_answer *a, const char *finish, int with_usage)
 {
     if (a->kind == OPENAI_CHAT)
-        return chunk(
-            a,
-            json_pack("[{si s{} sn ss}]", "index", 0, "delta", "logprobs", "finish_reason", finish),
-            with_usage);
-    return chunk(
-        a,
-        json_pack("[{si ss sn ss}]", "index", 0, "text", "", "logprobs", "finish_reason", finish),
-        with_usage);
+        return chunk(a,
+                     json_pack("[{si s{} sn ss}]", "index", (int)a->index, "delta", "logprobs",
+                               "finish_reason", finish),
+                     with_usage);
+    return chunk(a,
+                 json_pack("[{si ss sn ss}]", "index", (int)a->index, "text", "", "logprobs",
+                           "finish_reason", finish),
+                 with_usage);
 }
 
 json_t *openai_usage_chunk(const struct openai_answer *a, const struct openai_usage *usage)

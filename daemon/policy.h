@@ -30,13 +30,17 @@ struct policy_request {
     uint32_t *tokens; /* prompt, malloc'd: ownership passes to policy */
     int64_t ttft_us, tbt_us;
     struct order_sampling sampling;
+    uint32_t logprobs; /* as in struct order_seq */
+    uint32_t bias_count;
+    struct token_bias *biases; /* malloc'd or NULL: ownership passes to policy */
 };
 
 enum policy_event_kind {
-    POLICY_TOKENS, /* rows[] of one step */
-    POLICY_DONE,   /* seq has ended: after its last token, or with a fault in text */
-    POLICY_MODEL,  /* a model's weights came or went on an instance: placement */
-    POLICY_REPLY,  /* answer to load, unload, drain, resume: tag, status, text */
+    POLICY_TOKENS,   /* rows[] of one step */
+    POLICY_LOGPROBS, /* of a token of the TOKENS that comes next */
+    POLICY_DONE,     /* seq has ended: after its last token, or with a fault in text */
+    POLICY_MODEL,    /* a model's weights came or went on an instance: placement */
+    POLICY_REPLY,    /* answer to load, unload, drain, resume: tag, status, text */
 };
 
 struct policy_usage {
@@ -46,7 +50,7 @@ struct policy_usage {
 
 struct policy_event {
     struct mail mail;          /* kind: enum policy_event_kind; free() when done */
-    uint64_t seq;              /* DONE */
+    uint64_t seq;              /* DONE, LOGPROBS */
     enum finish finish;        /* DONE: FINISH_NONE means fault, see status and text */
     enum status status;        /* DONE with a fault, REPLY */
     struct policy_usage usage; /* DONE */
@@ -56,6 +60,7 @@ struct policy_event {
     uint64_t bytes;            /* MODEL */
     char text[ORDER_TEXT_MAX]; /* fault, reply */
     uint32_t count;            /* TOKENS */
+    struct event_logprobs logprobs;
     struct event_row rows[];
 };
 
@@ -64,7 +69,8 @@ struct policy *policy_create(const struct config *config, struct mailbox *sink, 
 /* Ends the engines (by closing their channels; kill after 2 s), joins the thread. */
 void policy_destroy(struct policy *p);
 
-/* Takes ownership of r (malloc'd) and its tokens.  Every submit yields exactly one POLICY_DONE. */
+/* Takes ownership of r (malloc'd), its tokens and biases.  Every submit yields exactly one
+ * POLICY_DONE. */
 void policy_submit(struct policy *p, struct policy_request *r);
 /* Its DONE comes with FINISH_NONE, STATUS_OK and an empty text; late tokens are dropped. */
 void policy_cancel(struct policy *p, uint64_t seq);

@@ -115,6 +115,20 @@ static void on_step(struct instance *in, const struct event_step *ev)
         end_finished(p, &rows[i]);
 }
 
+/* Passed on unless its token is known already, or nobody has asked. */
+static void on_logprobs(struct instance *in, const struct event_logprobs *ev)
+{
+    struct sequence *s = sequence_find(in->policy, ev->seq);
+
+    if (s == NULL || !s->scheduled || s->instance != in->index || s->state != SEQUENCE_OPEN ||
+        s->request->logprobs == 0 || ev->position != s->count)
+        return;
+    struct policy_event *out = event_make(POLICY_LOGPROBS, 0);
+    out->seq = ev->seq;
+    out->logprobs = *ev;
+    event_emit(in->policy, out);
+}
+
 static void on_fault(struct instance *in, const struct event_seq_fault *ev)
 {
     struct sequence *s = sequence_find(in->policy, ev->seq);
@@ -183,6 +197,9 @@ static void on_event(void *arg, const void *msg)
         break;
     case EVENT_STEP:
         on_step(in, msg);
+        break;
+    case EVENT_LOGPROBS:
+        on_logprobs(in, msg);
         break;
     case EVENT_SEQ_FAULT:
         on_fault(in, msg);

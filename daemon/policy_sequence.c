@@ -41,6 +41,7 @@ struct sequence *sequence_find(const struct policy *p, uint64_t seq)
 static void request_free(struct policy_request *r)
 {
     free(r->tokens);
+    free(r->biases);
     free(r);
 }
 
@@ -266,6 +267,20 @@ static int suspect_is_open(const struct instance *in)
     return 0;
 }
 
+static void send_biases(struct instance *in, const struct policy_request *r)
+{
+    union {
+        struct order_bias order;
+        char bytes[sizeof(struct order_bias) + ORDER_BIAS_MAX * sizeof(struct token_bias)];
+    } msg = {.order = {.kind = ORDER_SEQ_BIAS, .count = r->bias_count, .seq = r->seq}};
+    size_t bytes = r->bias_count * sizeof *r->biases;
+
+    if (r->bias_count == 0)
+        return;
+    memcpy(msg.bytes + sizeof msg.order, r->biases, bytes);
+    engine_link_send(in->link, &msg, sizeof msg.order + bytes);
+}
+
 static void open_sequence(struct policy *p, struct instance *in, struct sequence *s)
 {
     struct order_seq order = {
@@ -276,9 +291,12 @@ static void open_sequence(struct policy *p, struct instance *in, struct sequence
         .generated = s->count - s->prompt,
         .max_tokens = s->request->max_tokens,
         .sampling = s->request->sampling,
+        .logprobs = s->request->logprobs,
+        .biases = s->request->bias_count,
     };
 
     engine_link_send(in->link, &order, sizeof order);
+    send_biases(in, s->request);
     send_tokens(in, s);
     set_state(p, s, SEQUENCE_OPEN);
 }

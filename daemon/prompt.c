@@ -162,6 +162,16 @@ static int check_ids(const struct target *t, const struct openai_request *r, str
     return 0;
 }
 
+static int check_biases(const struct target *t, const struct openai_request *r,
+                        struct openai_error *e)
+{
+    for (uint32_t i = 0; i < r->bias_count; i++)
+        if (r->biases[i].token >= tokenizer_vocabulary(t->fm->tokenizer))
+            return openai_invalid(e, "logit_bias", "logit_bias: %s has no token %u", t->name,
+                                  r->biases[i].token);
+    return 0;
+}
+
 static int check_context(const struct target *t, struct openai_request *r, size_t count,
                          struct openai_error *e)
 {
@@ -195,6 +205,8 @@ int prompt_tokens(const struct front *f, uint32_t model, struct openai_request *
     size_t len = 0;
     struct token_list list = {0};
 
+    if (check_biases(&t, request, e))
+        goto out;
     if (request->kind == OPENAI_CHAT) {
         if (render(&t, request, &text, &len, e) ||
             encode(&t, request, text, len, TOKENIZER_PARSE_SPECIAL, &list, e))

@@ -21,6 +21,16 @@ int stop_add(struct stop *s, const char *string, size_t len, struct error *err)
     return 0;
 }
 
+int stop_copy(struct stop *to, const struct stop *from, struct error *err)
+{
+    for (size_t i = 0; i < from->count; i++)
+        if (stop_add(to, from->string[i], from->len[i], err)) {
+            stop_fini(to);
+            return -1;
+        }
+    return 0;
+}
+
 void stop_fini(struct stop *s)
 {
     for (size_t i = 0; i < s->count; i++)

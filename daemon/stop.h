@@ -25,6 +25,8 @@ struct stop {
 
 /* Add a copy of a string of 1..STOP_BYTES_MAX bytes.  INVALID beyond the limits. */
 int stop_add(struct stop *s, const char *string, size_t len, struct error *err);
+/* The strings of one that has seen no text, into an empty one; on failure it stays empty. */
+int stop_copy(struct stop *to, const struct stop *from, struct error *err);
 void stop_fini(struct stop *s); /* a zeroed struct is a valid empty one */
 
 /*

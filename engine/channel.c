@@ -33,6 +33,17 @@ static int check_tokens(const struct order_tokens *o, size_t len, struct error *
     return check_length("tokens", len, sizeof(*o) + (size_t)o->count * sizeof(uint32_t), err);
 }
 
+static int check_bias(const struct order_bias *o, size_t len, struct error *err)
+{
+    if (len < sizeof(*o))
+        return error_set(err, STATUS_CORRUPT, "bias order of %zu bytes is cut short", len);
+    if (o->count == 0 || o->count > ORDER_BIAS_MAX)
+        return error_set(err, STATUS_CORRUPT, "bias order of %u tokens: 1 to %u are allowed",
+                         o->count, ORDER_BIAS_MAX);
+    return check_length("bias", len, sizeof(*o) + (size_t)o->count * sizeof(struct token_bias),
+                        err);
+}
+
 _Static_assert(sizeof(struct order_tokens) == offsetof(struct order_tokens, tokens),
                "senders count a message by its structure and its tokens");
 
@@ -62,6 +73,8 @@ int channel_check(const void *data, size_t len, struct error *err)
         return check_length("open", len, sizeof(struct order_seq), err);
     case ORDER_SEQ_TOKENS:
         return check_tokens(data, len, err);
+    case ORDER_SEQ_BIAS:
+        return check_bias(data, len, err);
     case ORDER_SEQ_CLOSE:
         return check_length("close", len, sizeof(struct order_ref), err);
     case ORDER_TURN:

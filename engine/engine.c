@@ -213,6 +213,15 @@ static void order_tokens(struct engine *e, const struct order_tokens *o)
         engine_fault(e, s, err.text);
 }
 
+static void order_bias(struct engine *e, const struct order_bias *o)
+{
+    struct sequence *s = sequence_find(&e->sequences, o->seq);
+    struct error err = {0};
+
+    if (s != NULL && sequence_bias(s, o, &err) != 0)
+        engine_fault(e, s, err.text);
+}
+
 int engine_order(struct engine *e, const void *order, const struct channel_files *files)
 {
     uint32_t kind;
@@ -237,6 +246,9 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
         break;
     case ORDER_SEQ_TOKENS:
         order_tokens(e, order);
+        break;
+    case ORDER_SEQ_BIAS:
+        order_bias(e, order);
         break;
     case ORDER_SEQ_CLOSE:
         s = sequence_find(&e->sequences, ((const struct order_ref *)order)->seq);

@@ -11,6 +11,8 @@ engine_libengine_a_SOURCES = \
     engine/forward.h \
     engine/host_tier.c \
     engine/host_tier.h \
+    engine/logprobs.c \
+    engine/logprobs.h \
     engine/pages.c \
     engine/pages.h \
     engine/residency.c \
@@ -66,18 +68,22 @@ check_PROGRAMS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_golden_test \
+    tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
     tests/unit/engine_turn_test \
-    tests/unit/families_test
+    tests/unit/families_test \
+    tests/unit/logprobs_test
 TESTS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_golden_test \
+    tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
     tests/unit/engine_turn_test \
-    tests/unit/families_test
+    tests/unit/families_test \
+    tests/unit/logprobs_test
 EXTRA_DIST += tests/golden/families
 tests_unit_engine_channel_test_SOURCES = \
     tests/unit/engine_channel_test.c \
@@ -98,6 +104,13 @@ tests_unit_engine_golden_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h
 tests_unit_engine_golden_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_logprobs_test_SOURCES = \
+    tests/unit/engine_logprobs_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+tests_unit_engine_logprobs_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_precision_test_SOURCES = \
     tests/unit/engine_golden.c \
     tests/unit/engine_golden.h \
@@ -124,3 +137,8 @@ tests_unit_families_test_SOURCES = \
     tests/unit/engine_rig.h \
     tests/unit/families_test.c
 tests_unit_families_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_logprobs_test_SOURCES = \
+    engine/logprobs.c \
+    engine/logprobs.h \
+    tests/unit/logprobs_test.c
+tests_unit_logprobs_test_LDADD = $(CMOCKA_LIBS) -lm

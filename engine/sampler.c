@@ -56,7 +56,14 @@ static double uniform(uint64_t seed, uint32_t position)
     return (double)bits * 0x1p-53;
 }
 
-/* ---- penalties ----------------------------------------------------------------------------- */
+/* ---- biases and penalties ------------------------------------------------------------------ */
+
+static void add_biases(struct sampler *s, const struct sampler_input *in)
+{
+    for (uint32_t i = 0; i < in->bias_count; i++)
+        if (in->biases[i].token < in->vocabulary)
+            s->values[in->biases[i].token] += in->biases[i].bias;
+}
 
 static void penalize_repetition(struct sampler *s, const struct sampler_input *in)
 {
@@ -90,16 +97,17 @@ static void penalize_output(struct sampler *s, const struct sampler_input *in)
     }
 }
 
-/* The logits after penalties: the input's own where there are none. */
+/* The logits after biases and penalties: the input's own where there are none. */
 static const float *penalize(struct sampler *s, const struct sampler_input *in)
 {
     const struct order_sampling *o = in->sampling;
     int repetition = o->repetition_penalty != 1;
     int output = o->frequency_penalty != 0 || o->presence_penalty != 0;
 
-    if (!repetition && !output)
+    if (!repetition && !output && in->bias_count == 0)
         return in->logits;
     memcpy(s->values, in->logits, in->vocabulary * sizeof(*s->values));
+    add_biases(s, in);
     if (repetition)
         penalize_repetition(s, in);
     if (output)

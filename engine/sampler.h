@@ -1,10 +1,11 @@
 /*
  * sampler.h - from logits to a token
  *
- * Order: repetition penalty (tokens of prompt and output: a positive logit is divided, a negative
- * one multiplied), frequency and presence penalties (output alone), then temperature, top-k, top-p,
- * min-p, each over what the one before left, as in vLLM and Hugging Face transformers.  Temperature
- * 0 takes the largest logit.  Ties go to the lower token everywhere, so top-k keeps exactly k.
+ * Order: biases of tokens are added, then repetition penalty (tokens of prompt and output: a
+ * positive logit is divided, a negative one multiplied), frequency and presence penalties (output
+ * alone), then temperature, top-k, top-p, min-p, each over what the one before left, as in vLLM and
+ * Hugging Face transformers.  Temperature 0 takes the largest logit.  Ties go to the lower token
+ * everywhere, so top-k keeps exactly k.
  *
  * A pick is a pure function of its input: the random number is Philox4x32-10 of (seed, position),
  * and the inverse of the cumulative distribution is taken over the kept tokens in ascending order.
@@ -23,9 +24,11 @@ struct sampler_input {
     const float *logits; /* [vocabulary] */
     uint32_t vocabulary;
     const struct order_sampling *sampling;
-    uint32_t position;      /* of the token that is picked, in its sequence */
-    const uint32_t *tokens; /* [count]: prompt, then output */
-    uint32_t count, prompt; /* the first `prompt` of them are the prompt */
+    uint32_t position;               /* of the token that is picked, in its sequence */
+    const uint32_t *tokens;          /* [count]: prompt, then output */
+    uint32_t count, prompt;          /* the first `prompt` of them are the prompt */
+    const struct token_bias *biases; /* [bias_count]; of tokens beyond the vocabulary: ignored */
+    uint32_t bias_count;
 };
 
 struct sampler *sampler_create(struct error *err);

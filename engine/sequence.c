@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 void sequence_list_init(struct sequence_list *l, struct pages *pool)
 {
@@ -44,6 +45,11 @@ static int check_open(const struct sequence_list *l, const struct model *m,
         return error_set(err, STATUS_INVALID,
                          "%" PRIu32 " of %" PRIu32 " tokens are generated: nothing is left to do",
                          o->generated, o->max_tokens);
+    if (o->biases > ORDER_BIAS_MAX || o->logprobs > 1 + ORDER_TOP_MAX)
+        return error_set(err, STATUS_INVALID,
+                         "%" PRIu32 " biases and %" PRIu32 " log probabilities a token: at most %u "
+                         "and %u are supported",
+                         o->biases, o->logprobs, ORDER_BIAS_MAX, 1 + ORDER_TOP_MAX);
     return 0;
 }
 
@@ -77,12 +83,16 @@ struct sequence *sequence_open(struct sequence_list *l, struct model *m,
     s->id = order->seq;
     s->model = m;
     s->sampling = order->sampling;
+    s->logprobs = order->logprobs;
+    s->biases_room = order->biases;
     s->announced = order->tokens;
     s->prompt = order->tokens - order->generated;
     limit = (uint64_t)s->prompt + order->max_tokens;
     s->limit = limit < m->max_context ? (uint32_t)limit : m->max_context;
     s->tokens = malloc(s->limit * sizeof(*s->tokens));
-    if (s->tokens == NULL || open_pages(&s->caches[0], &m->kv, s->limit) != 0 ||
+    s->biases = calloc(s->biases_room + 1u, sizeof(*s->biases));
+    if (s->tokens == NULL || s->biases == NULL ||
+        open_pages(&s->caches[0], &m->kv, s->limit) != 0 ||
         open_pages(&s->caches[1], &m->kv_local, s->limit) != 0)
         goto nomem;
     TAILQ_INSERT_TAIL(&l->queue, s, link);
@@ -92,6 +102,7 @@ nomem:
     error_set(err, STATUS_NOMEM, "no memory for a sequence of %" PRIu32 " tokens", order->tokens);
     if (s != NULL) {
         free(s->tokens);
+        free(s->biases);
         for (int i = 0; i < 2; i++)
             free(s->caches[i].pages);
         free(s);
@@ -99,8 +110,29 @@ nomem:
     return NULL;
 }
 
+int sequence_bias(struct sequence *s, const struct order_bias *order, struct error *err)
+{
+    if (order->count != s->biases_room || s->bias_count > 0 || s->count > 0)
+        return error_set(err, STATUS_INVALID, "%" PRIu32 " biases came, %" PRIu32 " were announced",
+                         order->count, s->biases_room);
+    for (uint32_t i = 0; i < order->count; i++)
+        if (order->biases[i].token >= s->model->arch.vocabulary ||
+            !(order->biases[i].bias >= -100 && order->biases[i].bias <= 100))
+            return error_set(err, STATUS_INVALID,
+                             "a bias of %g for token %" PRIu32
+                             ": they are from -100 to 100, for tokens below %" PRIu32
+                             " of model %s",
+                             (double)order->biases[i].bias, order->biases[i].token,
+                             s->model->arch.vocabulary, s->model->name);
+    memcpy(s->biases, order->biases, order->count * sizeof(*s->biases));
+    s->bias_count = order->count;
+    return 0;
+}
+
 int sequence_append(struct sequence *s, const struct order_tokens *order, struct error *err)
 {
+    if (s->bias_count < s->biases_room)
+        return error_set(err, STATUS_INVALID, "its tokens came before its biases");
     if (order->offset != s->count || order->count > s->announced - s->count)
         return error_set(
             err, STATUS_INVALID,
@@ -126,6 +158,7 @@ void sequence_close(struct sequence_list *l, struct sequence *s)
     TAILQ_REMOVE(&l->queue, s, link);
     l->count--;
     free(s->tokens);
+    free(s->biases);
     free(s);
 }
 
@@ -138,6 +171,8 @@ int sequence_host_sampled(const struct sequence *s)
 {
     const struct order_sampling *o = &s->sampling;
 
+    if (s->biases_room > 0 || s->logprobs > 0)
+        return 1;
     return o->repetition_penalty < 1 || o->repetition_penalty > 1 || o->frequency_penalty < 0 ||
            o->frequency_penalty > 0 || o->presence_penalty < 0 || o->presence_penalty > 0;
 }

@@ -22,6 +22,9 @@ struct sequence {
     uint64_t id;
     struct model *model;
     struct order_sampling sampling;
+    struct token_bias *biases; /* [biases_room], bias_count of which have come */
+    uint32_t biases_room, bias_count;
+    uint32_t logprobs;  /* as in struct order_seq */
     uint32_t *tokens;   /* room for limit */
     uint32_t count;     /* of tokens that are known */
     uint32_t announced; /* by ORDER_SEQ_OPEN: it runs when count reaches this */
@@ -59,6 +62,8 @@ struct sequence *sequence_open(struct sequence_list *l, struct model *m,
                                const struct order_seq *order, struct error *err);
 /* Tokens in order, each within the vocabulary: INVALID otherwise. */
 int sequence_append(struct sequence *s, const struct order_tokens *order, struct error *err);
+/* Its biases, which come before its tokens, all at once: INVALID otherwise. */
+int sequence_bias(struct sequence *s, const struct order_bias *order, struct error *err);
 /* Give its pages back and forget it. */
 void sequence_close(struct sequence_list *l, struct sequence *s);
 
@@ -67,7 +72,8 @@ int sequence_ready(const struct sequence *s);
 /* A step may have it: ready, not at its limit, and if its next token is in flight, then one that
  * the device picks and feeds by itself. */
 int sequence_runnable(const struct sequence *s);
-/* The host must pick its tokens: penalties need all tokens so far. */
+/* The host must pick its tokens: penalties need all tokens so far, biases and log probabilities are
+ * not known to the device. */
 int sequence_host_sampled(const struct sequence *s);
 /* Some sequence of the model is runnable, or in a step in flight. */
 int sequence_any_ready(const struct sequence_list *l, const struct model *m);

@@ -7,6 +7,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "engine/logprobs.h"
 
 static void send_end(struct engine *e, const struct turn *t, enum turn_end reason, const char *text)
 {
@@ -103,8 +104,22 @@ static int64_t picked_token(struct engine *e, const struct step *st, uint32_t i)
                                .position = s->count,
                                .tokens = s->tokens,
                                .count = s->count,
-                               .prompt = s->prompt};
+                               .prompt = s->prompt,
+                               .biases = s->biases,
+                               .bias_count = s->bias_count};
     return sampler_pick(e->sampler, &in);
+}
+
+/* Log probabilities of the token that was picked, ahead of its row. */
+static void send_logprobs(struct engine *e, const struct step *st, uint32_t i, uint32_t token)
+{
+    const struct sequence *s = st->head_members[i];
+    uint32_t vocabulary = st->model->arch.vocabulary;
+    struct event_logprobs event = {.kind = EVENT_LOGPROBS, .seq = s->id, .position = s->count};
+
+    logprobs_fill(&event, st->logits + (uint64_t)i * vocabulary, vocabulary, token,
+                  s->logprobs - 1);
+    engine_send(e, &event, sizeof(event));
 }
 
 /* Each head row's token; returns the rows that yielded one. */
@@ -127,6 +142,8 @@ static uint32_t take_tokens(struct engine *e, struct step *st, struct event_row 
             engine_fault(e, s, text);
             continue;
         }
+        if (s->logprobs > 0)
+            send_logprobs(e, st, i, (uint32_t)token);
         row_fill(&rows[count], s, (uint32_t)token);
         if (rows[count++].finish != FINISH_NONE)
             engine_close(e, s);

@@ -68,7 +68,11 @@ EXTRA_DIST += \
 	tests/golden/kernels/dequantize.bin \
 	tests/golden/kernels/dequantize.py
 
-tests_unit_attention_test_SOURCES = tests/unit/attention_test.c tests/unit/kernels_compare.h
+tests_unit_attention_test_SOURCES = \
+	tests/unit/attention_scene.c \
+	tests/unit/attention_scene.h \
+	tests/unit/attention_test.c \
+	tests/unit/kernels_compare.h
 tests_unit_attention_test_LDADD = $(KERNELS_TEST_LIBS)
 
 tests_unit_kernels_test_SOURCES = tests/unit/kernels_compare.h tests/unit/kernels_test.c

@@ -71,6 +71,8 @@ CUDA_KERNELS_LIBS = \
 check_PROGRAMS += tests/unit/cuda_attention_test
 TESTS += tests/unit/cuda_attention_test
 tests_unit_cuda_attention_test_SOURCES = \
+	tests/unit/attention_scene.c \
+	tests/unit/attention_scene.h \
 	tests/unit/cuda_compare.h \
 	tests/unit/cuda_attention_test.c \
 	tests/unit/kernels_compare.h

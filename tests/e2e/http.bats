@@ -71,6 +71,13 @@ openai()
 @test "token ids as a prompt" { check tokens_as_prompt; }
 @test "stop strings, and tokens past them are not billed" { check stop; }
 @test "seed: the same one gives the same text" { check seed; }
+@test "n: several answers, one row of the ledger" { check choices; }
+@test "n: each answer ends by itself" { check choices_end; }
+@test "n: a budget ends all to the token" { check choices_budget; }
+@test "n: a stream that is cut off is billed what was delivered" { check choices_cancel; }
+@test "logprobs: whole and streamed are the same" { check logprobs; }
+@test "logprobs: a stop string cuts them, too" { check logprobs_stop; }
+@test "logit_bias forces and forbids" { check logit_bias; }
 @test "what is refused, with which status and words" { check refusals; }
 @test "no key is needed with one lease, over TCP and the Unix socket" { check no_key; }
 @test "a budget ends an answer to the token, and then 429" { check budget; }
@@ -96,6 +103,9 @@ openai()
 @test "OpenAI's client: streaming and usage" { openai stream models=small; }
 @test "OpenAI's client: stop" { openai stop models=small; }
 @test "OpenAI's client: seed" { openai seed models=small; }
+@test "OpenAI's client: n" { openai choices models=small; }
+@test "OpenAI's client: logprobs" { openai logprobs models=small; }
+@test "OpenAI's client: fields that ask for nothing" { openai fields models=small; }
 @test "OpenAI's client: models" { openai models models=small; }
 @test "OpenAI's client: errors become its exceptions" { openai errors models=small; }
 @test "OpenAI's client: a budget used up is a RateLimitError" { openai budget models=small tokens=20; }
@@ -121,6 +131,8 @@ openai()
 }
 
 @test "an engine that is killed loses no request and changes no token" { check_as_root engine_dies; }
+
+@test "an engine that is killed loses nothing of several answers" { check_as_root engine_dies_choices; }
 
 @test "a daemon that is killed: the ledger has what was delivered" {
     check_as_root daemon_dies "$RIG_DIR/interrupted"

@@ -31,7 +31,7 @@ struct fake_sequence {
     TAILQ_ENTRY(fake_sequence) link;
     struct order_seq order;
     uint32_t *tokens;
-    uint32_t count, announced, computed, prefilled, pages;
+    uint32_t count, announced, computed, prefilled, pages, biases;
 };
 
 static struct {
@@ -159,10 +159,36 @@ static void add_tokens(const struct order_tokens *o)
 
     if (s == NULL)
         return;
-    if (o->offset != s->count || o->count > s->announced - s->count)
+    if (o->offset != s->count || o->count > s->announced - s->count || s->biases != s->order.biases)
         abort(); /* the daemon breaks the protocol: the test must fail */
     memcpy(s->tokens + s->count, o->tokens, o->count * sizeof *s->tokens);
     s->count += o->count;
+}
+
+/* They come whole, before the tokens; their tokens are not looked at. */
+static void add_biases(const struct order_bias *o)
+{
+    struct fake_sequence *s = find(o->seq);
+
+    if (s == NULL)
+        return;
+    if (o->count != s->order.biases || s->biases != 0 || s->count != 0)
+        abort();
+    s->biases = o->count;
+}
+
+static void send_logprobs(const struct fake_sequence *s, uint32_t token)
+{
+    struct event_logprobs ev = {.kind = EVENT_LOGPROBS,
+                                .count = s->order.logprobs - 1,
+                                .seq = s->order.seq,
+                                .position = s->count,
+                                .picked = {.logprob = fake_logprob(token), .token = token}};
+
+    for (uint32_t i = 0; i < ev.count; i++)
+        ev.top[i] = (struct token_logprob){.logprob = fake_logprob(fake_alternative(token, i)),
+                                           .token = fake_alternative(token, i)};
+    send_event(&ev, sizeof ev);
 }
 
 static void fault(struct fake_sequence *s)
@@ -234,6 +260,9 @@ static void take_order(const void *msg, const int *fds, size_t count)
         break;
     case ORDER_SEQ_TOKENS:
         add_tokens(msg);
+        break;
+    case ORDER_SEQ_BIAS:
+        add_biases(msg);
         break;
     case ORDER_SEQ_CLOSE:
         forget(find(ref->seq));
@@ -337,6 +366,8 @@ static int compute(struct fake_sequence *s, struct event_row *row, uint32_t *pre
     row->position = s->count;
     row->prefilled = s->prefilled;
     s->prefilled = 0;
+    if (s->order.logprobs > 0)
+        send_logprobs(s, row->token);
     s->tokens[s->count++] = row->token;
     row->finish = FINISH_NONE;
     if (row->token % FAKE_EOS_EVERY == 0 && !(s->order.sampling.flags & SAMPLING_IGNORE_EOS))

@@ -25,6 +25,17 @@
  * FAKE_BAD_MODEL name of a model that it cannot run
  * FAKE_DIE_FILE, FAKE_DIE_STEP: the engine that removes the file dies at its step of that number */
 
+/* The log probability that it gives a token, and the nth alternative's token. */
+static inline double fake_logprob(uint32_t token)
+{
+    return -(double)(token % 1000) / 8;
+}
+
+static inline uint32_t fake_alternative(uint32_t token, uint32_t n)
+{
+    return (token + n) % FAKE_VOCABULARY;
+}
+
 static inline uint32_t fake_token(uint32_t model, const uint32_t *tokens, uint32_t count)
 {
     uint64_t h = 1469598103934665603u + model; /* FNV-1a */

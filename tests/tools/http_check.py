@@ -111,9 +111,10 @@ def text_of(chunks):
     return "".join(c["choices"][0]["text"] for c in chunks if c.get("choices"))
 
 
-def start_stream(key, count, max_tokens=900):
+def start_stream(key, count, **fields):
     """A long stream of which `count` chunks were read."""
-    answer = complete(key, "Once upon a time", stream=True, ignore_eos=True, max_tokens=max_tokens)
+    answer = complete(key, "Once upon a time", stream=True, ignore_eos=True,
+                      **dict({"max_tokens": 900}, **fields))
     rows = events(answer)
     first = [next(rows) for _ in range(count)]
     return answer, rows, first
@@ -207,6 +208,142 @@ def check_seed():
         assert len({say() for _ in range(4)}) > 1
 
 
+def check_choices():
+    """n: each answer is that of its seed alone, and one row of the ledger has them all."""
+    ask = dict(max_tokens=12, temperature=1.2, ignore_eos=True)
+    with lease() as key:
+        alone = [result(complete(key, "My name is", seed=40 + i, **ask))["choices"][0]["text"]
+                 for i in range(3)]
+        whole = result(complete(key, "My name is", seed=40, n=3, **ask))
+        assert [c["index"] for c in whole["choices"]] == [0, 1, 2], whole
+        assert [c["text"] for c in whole["choices"]] == alone, (whole, alone)
+        assert len(set(alone)) == 3, alone
+        used = whole["usage"]
+        assert used["completion_tokens"] == 36 and used["prompt_tokens"] == 3, used
+        row = closed_row(whole["id"])
+        assert (int(row["prompt_tokens"]), int(row["completion_tokens"])) == (3, 36), row
+        assert (row["state"], row["finish"]) == ("done", "length"), row
+        rows = list(events(complete(key, "My name is", seed=40, n=3, stream=True,
+                                    stream_options={"include_usage": True}, **ask)))
+        order = [c["index"] for chunk in rows for c in chunk["choices"]]
+        assert order != sorted(order), order  # they come side by side
+        for i in range(3):
+            mine = [c for chunk in rows for c in chunk["choices"] if c["index"] == i]
+            assert "".join(c["text"] for c in mine) == alone[i], (mine, alone[i])
+            assert [c["finish_reason"] for c in mine if c["finish_reason"]] == ["length"], mine
+        assert rows[-1]["usage"] == used, rows[-1]
+
+
+def check_choices_end():
+    """One that is stopped early says so while the others go on."""
+    with lease() as key:
+        ask = dict(n=4, seed=3, temperature=1.5, max_tokens=60, ignore_eos=True)
+        whole = result(complete(key, "Once upon a time", **ask))
+        texts = [c["text"] for c in whole["choices"]]
+        at = texts[0][8:11]
+        want = [t[:t.index(at)] if at in t else t for t in texts]
+        stopped = result(complete(key, "Once upon a time", stop=at, **ask))
+        assert [c["text"] for c in stopped["choices"]] == want, (stopped, want)
+        reasons = ["stop" if at in t else "length" for t in texts]
+        assert [c["finish_reason"] for c in stopped["choices"]] == reasons, stopped
+        rows = [c for chunk in events(complete(key, "Once upon a time", stop=at, stream=True, **ask))
+                for c in chunk["choices"]]
+        for i in range(4):
+            assert "".join(c["text"] for c in rows if c["index"] == i) == want[i], (i, rows)
+        ends = [(c["index"], c["finish_reason"]) for c in rows if c["finish_reason"]]
+        assert sorted(ends) == list(enumerate(reasons)), ends
+        if "length" in reasons:
+            assert rows.index(next(c for c in rows if c["finish_reason"])) < len(rows) - 4, ends
+        assert int(closed_row(stopped["id"])["completion_tokens"]) == \
+            stopped["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
+
+
+def check_choices_budget():
+    """A budget ends all choices to the token; the prompt is in it once."""
+    with lease(tokens=50) as key:
+        r = result(complete(key, "Count: 1 2 3", n=4, temperature=1, max_tokens=500,
+                            ignore_eos=True))
+        assert r["usage"]["total_tokens"] == 50, r["usage"]
+        assert {c["finish_reason"] for c in r["choices"]} == {"length"}, r
+        assert int(closed_row(r["id"])["completion_tokens"]) == r["usage"]["completion_tokens"]
+        result(complete(key, "Count", max_tokens=1), 429)
+
+
+def check_choices_cancel():
+    """A stream of several choices that is cut off is billed what the socket took."""
+    with lease(tokens=400) as key:
+        answer, _, first = start_stream(key, 20, n=4, temperature=1)
+        answer.close()
+        answer.connection.close()
+        row = closed_row(first[0]["id"])
+        billed = int(row["completion_tokens"])
+        assert (row["state"], row["finish"]) == ("cancelled", "cancel"), row
+        assert len(first) <= billed < 320, (len(first), billed)
+        total = int(row["prompt_tokens"]) + billed
+        rest = result(complete(key, "a", max_tokens=400 - total - 1, ignore_eos=True))
+        assert rest["usage"]["total_tokens"] == 400 - total, (rest["usage"], total)
+        for _ in range(100):
+            conn, rows = ask_control("status")
+            conn.close()
+            models = [r for r in rows if r.get("model") == MODEL and "waiting" in r]
+            if all(r["running"] == r["waiting"] == "0" for r in models):
+                return
+            time.sleep(0.05)
+        raise AssertionError(models)
+
+
+def check_logprobs():
+    """Shapes, sums and offsets; a stream has what the whole answer has."""
+    with lease() as key:
+        ask = dict(max_tokens=24, seed=5, temperature=1, ignore_eos=True, logprobs=3)
+        whole = result(complete(key, "日本の首都は", **ask))["choices"][0]
+        log = whole["logprobs"]
+        assert {len(v) for v in log.values()} == {24} and len(log) == 4, log
+        for token, p, top, at in zip(log["tokens"], log["token_logprobs"], log["top_logprobs"],
+                                     log["text_offset"]):
+            assert top[token] == p <= 0 and 3 <= len(top) <= 4, (token, p, top)
+            if not token.startswith("bytes:"):
+                assert whole["text"][at:at + len(token)] == token, (token, at, whole)
+        joined = {k: [] for k in log}
+        for chunk in events(complete(key, "日本の首都は", stream=True, **ask)):
+            for k, v in (chunk["choices"][0]["logprobs"] or {}).items():
+                joined[k] += v
+        assert joined == log, (joined, log)
+        zero = result(complete(key, "日本の首都は", **dict(ask, logprobs=0)))["choices"][0]
+        assert zero["logprobs"]["token_logprobs"] == log["token_logprobs"]
+        assert [list(t) for t in zero["logprobs"]["top_logprobs"]] == [[t] for t in log["tokens"]]
+        assert "logprobs" in result(complete(key, "a"))["choices"][0]
+
+
+def check_logprobs_stop():
+    """Tokens behind a stop string's beginning are no part of the answer, nor of its log."""
+    with lease() as key:
+        free = result(complete(key, max_tokens=16, logprobs=1))["choices"][0]
+        at = free["text"][20:24]
+        ask = dict(max_tokens=16, stop=at, logprobs=1)
+        cut = result(complete(key, **ask))["choices"][0]
+        log, n = cut["logprobs"], len(cut["logprobs"]["tokens"])
+        assert cut["text"] == free["text"][:free["text"].index(at)], cut
+        assert log["tokens"] == free["logprobs"]["tokens"][:n] and 0 < n < 16, (log, free)
+        assert log["text_offset"][-1] < len(cut["text"]) <= \
+            log["text_offset"][-1] + len(log["tokens"][-1]), cut
+        rows = [c["choices"][0] for c in events(complete(key, stream=True, **ask))]
+        assert sum(((c["logprobs"] or {"tokens": []})["tokens"] for c in rows), []) == log["tokens"]
+
+
+def check_logit_bias():
+    with lease() as key:
+        free = result(complete(key, max_tokens=1, logprobs=1))["choices"][0]
+        first = free["logprobs"]["tokens"][0]
+        forced = result(complete(key, max_tokens=3, logit_bias={"7042": 100}, logprobs=1))
+        assert forced["choices"][0]["text"] == " Paris" * 3, forced
+        banned = result(complete(key, max_tokens=1, logit_bias={"7042": -100}, logprobs=1))
+        assert first == " Paris" and banned["choices"][0]["text"] != first, banned
+        # the model's own distribution is told
+        log = banned["choices"][0]["logprobs"]
+        assert log["top_logprobs"][0][first] == free["logprobs"]["token_logprobs"][0], (log, free)
+
+
 def check_refusals():
     def refuse(status, code, part, path="/v1/completions", method="POST", use=None, **fields):
         body = dict({"model": MODEL, "prompt": "x"}, **fields) if method == "POST" else None
@@ -214,8 +351,12 @@ def check_refusals():
         assert e["code"] == code and part in e["message"], e
 
     with lease() as key:
-        refuse(400, None, "n must be 1", n=2)
-        refuse(400, None, "logprobs is not supported", logprobs=1)
+        refuse(400, None, "n must be an integer from 1 to 16", n=17)
+        refuse(400, None, "best_of must be 1", n=2, best_of=2)
+        refuse(400, None, "logprobs must be an integer from 0 to 5", logprobs=6)
+        refuse(400, None, "small has no token 49152", logit_bias={"49152": 1})
+        refuse(400, None, '{"type": "json_object"} is not supported', "/v1/chat/completions",
+               response_format={"type": "json_object"}, messages=[{"role": "user", "content": "x"}])
         refuse(400, None, "echo is not supported", echo=True)
         refuse(400, None, "2 prompts", prompt=["a", "b"])
         refuse(400, "context_length_exceeded", "1024", max_tokens=1024)
@@ -231,7 +372,10 @@ def check_refusals():
                messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])
         refuse(404, "model_not_found", "none", model="none")
         refuse(403, "model_not_allowed", "broken", model="broken")
-        refuse(404, "unknown_url", "/v1/chat/completions", "/v1/embeddings")
+        refuse(404, "unknown_url", "/v1/embeddings is not supported", "/v1/embeddings", input="x")
+        refuse(404, "unknown_url", "/v1/responses is not supported", "/v1/responses/abc",
+               method="GET")
+        refuse(404, "unknown_url", "no such path", "/v1/embedding")
         refuse(405, "method_not_allowed", "POST", method="GET")
         refuse(405, "method_not_allowed", "GET", "/v1/models")
         refuse(401, "invalid_api_key", "key", use="mp1.none")
@@ -381,6 +525,22 @@ def check_engine_dies():
         os.kill(engine_pid(), signal.SIGKILL)
         chunks += list(rows)
         assert text_of(chunks) == want, (text_of(chunks), want)
+
+
+def check_engine_dies_choices():
+    """Nothing is lost, doubled or changed of several choices and their log probabilities."""
+    ask = dict(max_tokens=60, ignore_eos=True, n=3, seed=2, temperature=1, logprobs=2)
+    with lease() as key:
+        want = result(complete(key, "Once upon a time", **ask))["choices"]
+        rows = events(complete(key, "Once upon a time", stream=True, **ask))
+        chunks = [next(rows) for _ in range(20)]
+        os.kill(engine_pid(), signal.SIGKILL)
+        chunks += list(rows)
+        for i in range(3):
+            mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == i]
+            assert "".join(c["text"] for c in mine) == want[i]["text"], (mine, want[i])
+            log = sum(((c["logprobs"] or {"token_logprobs": []})["token_logprobs"] for c in mine), [])
+            assert log == want[i]["logprobs"]["token_logprobs"], (log, want[i])
 
 
 def check_daemon_dies(path):

@@ -57,14 +57,83 @@ def check_stop():
     assert r.choices[0].finish_reason == "stop" and r.choices[0].text == free[:free.index(free[5:8])]
 
 
+def check_choices():
+    fields = dict(model=MODEL, messages=HELLO, temperature=1.5, max_tokens=10, seed=3, n=3)
+    whole = client.chat.completions.create(**fields)
+    texts = [c.message.content for c in whole.choices]
+    assert [c.index for c in whole.choices] == [0, 1, 2] and len(set(texts)) == 3, whole
+    streamed, roles, ends, usage = ["", "", ""], [], [], None
+    for chunk in client.chat.completions.create(**fields, stream=True,
+                                                stream_options={"include_usage": True}):
+        for c in chunk.choices:
+            streamed[c.index] += c.delta.content or ""
+            roles += [c.index] if c.delta.role else []
+            ends += [c.index] if c.finish_reason else []
+        usage = chunk.usage or usage
+    assert streamed == texts and sorted(roles) == sorted(ends) == [0, 1, 2], (streamed, roles, ends)
+    assert usage == whole.usage, (usage, whole.usage)
+
+
+def check_logprobs():
+    fields = dict(model=MODEL, messages=HELLO, temperature=0, max_tokens=12, logprobs=True,
+                  top_logprobs=4)
+    whole = client.chat.completions.create(**fields).choices[0]
+    log = whole.logprobs.content
+    assert b"".join(bytes(t.bytes) for t in log).decode() == whole.message.content, whole
+    for t in log:
+        assert len(t.top_logprobs) == 4 and t.top_logprobs[0].token == t.token, t
+        assert t.top_logprobs[0].logprob == t.logprob <= 0, t
+        assert sorted((a.logprob for a in t.top_logprobs), reverse=True) == \
+            [a.logprob for a in t.top_logprobs], t
+    streamed = []
+    for chunk in client.chat.completions.create(**fields, stream=True):
+        for c in chunk.choices:
+            streamed += (c.logprobs and c.logprobs.content) or []
+    assert [t.model_dump() for t in streamed] == [t.model_dump() for t in log]
+    none = client.chat.completions.create(**dict(fields, top_logprobs=0)).choices[0].logprobs
+    assert [t.logprob for t in none.content] == [t.logprob for t in log]
+    assert not any(t.top_logprobs for t in none.content)
+    old = client.completions.create(model=MODEL, prompt="The capital of France is", temperature=0,
+                                    max_tokens=4, logprobs=2).choices[0]
+    assert "".join(old.logprobs.tokens) == old.text and old.logprobs.text_offset[0] == 0, old
+    assert [len(t) for t in old.logprobs.top_logprobs] == [2] * 4, old
+    forced = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=2,
+                                            logit_bias={"7042": 100})
+    assert forced.choices[0].message.content == " Paris Paris", forced
+
+
+def check_fields():
+    """What the client may send along and changes no answer."""
+    fields = dict(model=MODEL, messages=HELLO, temperature=0, max_tokens=4)
+    plain = client.chat.completions.create(**fields).choices
+    assert plain == client.chat.completions.create(
+        **fields, n=1, user="u", metadata={"a": "b"}, store=False, service_tier="auto",
+        parallel_tool_calls=True, prompt_cache_key="k", safety_identifier="s", verbosity="medium",
+        reasoning_effort="medium", response_format={"type": "text"}, modalities=["text"],
+        logprobs=False, logit_bias={}, stop=None).choices
+    for name, value in dict(store=True, reasoning_effort="high", verbosity="low",
+                            prediction={"type": "content", "content": "x"}).items():
+        assert refused(openai.BadRequestError, **{name: value}).param == name
+
+
 def check_models():
     assert [m.id for m in client.models.list()] == [MODEL]
-    assert client.models.retrieve(MODEL).id == MODEL
+    m = client.models.retrieve(MODEL)
+    assert (m.id, m.object, m.owned_by) == (MODEL, "model", "modelpool") and m.created > 1e9, m
+    assert client.models.list().data == [m]
 
 
 def check_errors():
     assert refused(openai.NotFoundError, model="none").code == "model_not_found"
-    assert refused(openai.BadRequestError, n=2).param == "n"
+    assert refused(openai.BadRequestError, n=17).param == "n"
+    assert refused(openai.BadRequestError, response_format={"type": "json_object"}).param == \
+        "response_format"
+    try:
+        client.embeddings.create(model=MODEL, input="x")
+    except openai.NotFoundError as e:
+        assert "/v1/embeddings is not supported" in e.message, e
+    else:
+        raise AssertionError("embeddings")
     assert refused(openai.BadRequestError, temperature=9).param == "temperature"
     assert refused(openai.BadRequestError, tools=[{"type": "function", "function": {"name": "f"}}])
     assert refused(openai.BadRequestError, max_tokens=99999).code == "context_length_exceeded"

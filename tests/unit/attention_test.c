@@ -4,174 +4,36 @@
  * A step holds several sequences whose pages are scattered; a token's result must be the same bits
  * however the prompt was cut into chunks, whoever else is in the step, and with any threads.
  */
+#include "tests/unit/attention_scene.h"
 #include "tests/unit/kernels_compare.h"
-
-#define SEQS_MAX  4u
-#define PAGES_MAX 64u
-#define LAYERS    2u
-#define LAYER     1u
-
-struct shape {
-    uint32_t q_heads, kv_heads, head_dim, page_tokens;
-};
 
 static const struct shape shapes[] = {
     {9, 3, 64, 16}, {4, 4, 96, 32}, {8, 2, 128, 128}, {2, 1, 20, 16}, {40, 2, 8, 64},
 };
 #define SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
-/* Sequences that grow together; rows of q, k, v per sequence, and their pages. */
-struct scene {
-    struct shape shape;
-    struct kv_layout kv;
-    struct rope rope;
-    struct attention attention;
-    uint32_t seqs, tokens[SEQS_MAX];
-    float *q[SEQS_MAX], *k[SEQS_MAX], *v[SEQS_MAX];
-    void *pages[PAGES_MAX];
-};
-
-static uint32_t pages_each(const struct scene *s)
+/* The step by a device. */
+static void step_of(void *device, struct scene *s, const struct scene_step *step)
 {
-    return PAGES_MAX / s->seqs;
-}
-
-static void scene_open(struct scene *s, const struct shape *shape, const uint32_t *tokens,
-                       uint32_t seqs, uint64_t *seed)
-{
-    uint64_t layer = 2ull * shape->kv_heads * shape->page_tokens * shape->head_dim * sizeof(float);
-
-    memset(s, 0, sizeof(*s));
-    s->shape = *shape;
-    s->kv = (struct kv_layout){LAYERS, shape->kv_heads, shape->head_dim, shape->page_tokens,
-                               layer,  LAYERS * layer};
-    s->rope = (struct rope){.theta = 10000, .scale = 1, .dims = shape->head_dim, .interleaved = 1};
-    s->attention = (struct attention){.scale = (float)(1 / sqrt(shape->head_dim))};
-    s->seqs = seqs;
-    for (uint32_t i = 0; i < seqs; i++) {
-        size_t row = (size_t)tokens[i] * shape->head_dim;
-        s->tokens[i] = tokens[i];
-        s->q[i] = random_floats(row * shape->q_heads, seed);
-        s->k[i] = random_floats(row * shape->kv_heads, seed);
-        s->v[i] = random_floats(row * shape->kv_heads, seed);
-        for (size_t j = 0; j < row * shape->q_heads; j++)
-            s->q[i][j] *= 4; /* peaked enough that the running maximum moves */
-    }
-    for (uint32_t i = 0; i < PAGES_MAX; i++) {
-        s->pages[i] = allocate(s->kv.page_bytes);
-        /* What was never written must never be read: it is NaN. */
-        memset(s->pages[i], 0xff, s->kv.page_bytes);
-    }
-}
-
-static void scene_close(struct scene *s)
-{
-    for (uint32_t i = 0; i < s->seqs; i++) {
-        free(s->q[i]);
-        free(s->k[i]);
-        free(s->v[i]);
-    }
-    for (uint32_t i = 0; i < PAGES_MAX; i++)
-        free(s->pages[i]);
-}
-
-/* Gather the sequences' rows of a step, or scatter them back. */
-static void copy_rows(const struct attn_row *rows, const uint32_t *which, uint32_t n,
-                      float *const *of_seq, float *step, size_t width, int back)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        float *a = step + rows[i].first_row * width;
-        float *b = of_seq[which[i]] + rows[i].first_pos * width;
-        memcpy(back ? b : a, back ? a : b, rows[i].count * width * sizeof(float));
-    }
-}
-
-/* One step: sequence which[i] computes positions [from[i], to[i]). d NULL: the reference. */
-static void step(struct scene *s, struct device *d, uint32_t n, const uint32_t *which,
-                 const uint32_t *from, const uint32_t *to, float *const *out)
-{
-    struct attn_row rows[SEQS_MAX];
-    uint32_t total = 0;
     size_t qw = (size_t)s->shape.q_heads * s->shape.head_dim;
     size_t kw = (size_t)s->shape.kv_heads * s->shape.head_dim;
+    float *qkv = fused(step->q, step->k, step->v, step->total, qw, kw);
+    const struct attn_step in = {.seqs = step->rows,
+                                 .pages = s->pages,
+                                 .seq_count = step->count,
+                                 .rows = step->total,
+                                 .longest = step->total};
 
-    for (uint32_t i = 0; i < n; i++) {
-        rows[i] = (struct attn_row){total, to[i] - from[i], from[i], which[i] * pages_each(s)};
-        total += to[i] - from[i];
-    }
-    float *q = allocate(total * qw * sizeof(float)), *o = allocate(total * qw * sizeof(float));
-    float *k = allocate(total * kw * sizeof(float)), *v = allocate(total * kw * sizeof(float));
-    copy_rows(rows, which, n, s->q, q, qw, 0);
-    copy_rows(rows, which, n, s->k, k, kw, 0);
-    copy_rows(rows, which, n, s->v, v, kw, 0);
-    if (d) {
-        float *qkv = fused(q, k, v, total, qw, kw);
-        const struct attn_step in = {
-            .seqs = rows, .pages = s->pages, .seq_count = n, .rows = total, .longest = total};
-        k_rope_kv(d, qkv, s->shape.q_heads, NULL, &s->rope, &s->kv, LAYER, &in);
-        k_attention(d, o, qkv, s->shape.q_heads, &s->attention, &s->kv, LAYER, &in);
-        device_sync(d);
-        free(qkv);
-    } else {
-        ref_rope_kv(q, k, v, s->shape.q_heads, &s->rope, &s->kv, LAYER, rows, n, s->pages);
-        ref_attention(o, q, s->shape.q_heads, &s->attention, &s->kv, LAYER, rows, n, s->pages);
-    }
-    copy_rows(rows, which, n, out, o, qw, 1);
-    free(q);
-    free(o);
-    free(k);
-    free(v);
+    k_rope_kv(device, qkv, s->shape.q_heads, NULL, &s->rope, &s->kv, LAYER, &in);
+    k_attention(device, step->o, qkv, s->shape.q_heads, &s->attention, &s->kv, LAYER, &in);
+    device_sync(device);
+    free(qkv);
 }
 
-/* Run the whole scene in steps of `chunk` tokens a sequence, all sequences in each step (together)
- * or one after the other. */
+/* d NULL: the reference. */
 static void run(struct scene *s, struct device *d, uint32_t chunk, int together, float *const *out)
 {
-    uint32_t done[SEQS_MAX] = {0}, alone = 0;
-
-    for (uint32_t i = 0; i < PAGES_MAX; i++)
-        memset(s->pages[i], 0xff, s->kv.page_bytes);
-    for (;;) {
-        uint32_t which[SEQS_MAX], from[SEQS_MAX], to[SEQS_MAX], n = 0;
-        while (!together && alone < s->seqs && done[alone] == s->tokens[alone])
-            alone++;
-        for (uint32_t i = 0; i < s->seqs; i++) {
-            uint32_t left = s->tokens[i] - done[i];
-            if (left == 0 || (!together && i != alone))
-                continue;
-            which[n] = i;
-            from[n] = done[i];
-            to[n++] = done[i] += left < chunk ? left : chunk;
-        }
-        if (n == 0)
-            return;
-        step(s, d, n, which, from, to, out);
-    }
-}
-
-struct outputs {
-    float *rows[SEQS_MAX];
-};
-
-static struct outputs outputs_open(const struct scene *s)
-{
-    struct outputs o = {{0}};
-
-    for (uint32_t i = 0; i < s->seqs; i++)
-        o.rows[i] =
-            allocate((size_t)s->tokens[i] * s->shape.q_heads * s->shape.head_dim * sizeof(float));
-    return o;
-}
-
-static void outputs_close(struct outputs *o)
-{
-    for (uint32_t i = 0; i < SEQS_MAX; i++)
-        free(o->rows[i]);
-}
-
-static size_t outputs_size(const struct scene *s, uint32_t i)
-{
-    return (size_t)s->tokens[i] * s->shape.q_heads * s->shape.head_dim;
+    scene_run(s, d ? step_of : scene_reference, d, chunk, together, out);
 }
 
 static void check_chunks(struct scene *s, struct device *d, struct device *other)
@@ -179,8 +41,8 @@ static void check_chunks(struct scene *s, struct device *d, struct device *other
     static const uint32_t chunks[] = {1, 7, 16, 33, 64};
     struct outputs want = outputs_open(s), all = outputs_open(s), got = outputs_open(s);
 
-    run(s, NULL, 1000, 1, want.rows);
-    run(s, d, 1000, 1, all.rows);
+    run(s, NULL, ALL, 1, want.rows);
+    run(s, d, ALL, 1, all.rows);
     for (uint32_t i = 0; i < s->seqs; i++)
         assert_close(all.rows[i], want.rows[i], outputs_size(s, i), 1e-5, "attention");
     for (size_t c = 0; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
@@ -209,7 +71,7 @@ static void test_attention(void **state)
         struct device *three = open_device(isa_names[n], 3, 1024);
         for (size_t i = 0; one && three && i < SHAPES; i++) {
             struct scene s;
-            scene_open(&s, &shapes[i], tokens, 4, &seed);
+            scene_open(&s, &shapes[i], tokens, 4, NULL, &seed);
             check_chunks(&s, three, one);
             /* Windows within, at and beyond blocks and pages; of one token; longer than all. */
             static const uint32_t windows[] = {1, 5, 16, 33, 64, 1000};
@@ -223,16 +85,6 @@ static void test_attention(void **state)
         device_destroy(one);
         device_destroy(three);
     }
-}
-
-/* The norms of q and k that the family asks for, by the reference. */
-static void norm_rows(float *x, const float *w, uint32_t rows, uint32_t heads, uint32_t dim,
-                      const struct qk_norm *norm)
-{
-    if (norm->width)
-        ref_rmsnorm(x, x, w, rows, heads * dim, norm->eps);
-    else
-        ref_rmsnorm(x, x, w, rows * heads, dim, norm->eps);
 }
 
 /* q and the pages after a step, of the device and of the reference; norm may be NULL. */
@@ -292,7 +144,7 @@ static void test_rope(void **state)
         struct device *d = open_device(isa_names[n], 2, 1024);
         for (size_t i = 0; d && i < SHAPES; i++) {
             struct scene s;
-            scene_open(&s, &shapes[i], tokens, 1, &seed);
+            scene_open(&s, &shapes[i], tokens, 1, NULL, &seed);
             check_rope(d, &s, NULL);
             s.rope.interleaved = 0;
             check_rope(d, &s, NULL);
@@ -322,7 +174,7 @@ static void test_first_token(void **state)
         struct scene s;
         if (!d)
             continue;
-        scene_open(&s, &shapes[0], tokens, 1, &seed);
+        scene_open(&s, &shapes[0], tokens, 1, NULL, &seed);
         struct outputs o = outputs_open(&s);
         run(&s, d, 1, 1, o.rows);
         for (size_t h = 0; h < 9; h++)
@@ -385,7 +237,7 @@ static void test_peaks(void **state)
         struct scene s;
         if (!d)
             continue;
-        scene_open(&s, &shapes[0], tokens, 1, &seed);
+        scene_open(&s, &shapes[0], tokens, 1, NULL, &seed);
         s.rope.dims = 0;
         check_peak(d, &s, 3);
         check_peak(d, &s, 15);

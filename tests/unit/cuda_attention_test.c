@@ -6,16 +6,8 @@
  * the values are near the reference's, and tokens that were alone of their sequence in a step come
  * from another kernel: their bits are compared with nobody's.
  */
+#include "tests/unit/attention_scene.h"
 #include "tests/unit/cuda_compare.h"
-
-#define SEQS_MAX  4u
-#define PAGES_MAX 64u
-#define LAYERS    2u
-#define LAYER     1u
-
-struct shape {
-    uint32_t q_heads, kv_heads, head_dim, page_tokens;
-};
 
 static const struct shape shapes[] = {
     {9, 3, 64, 16}, {4, 4, 96, 32}, {8, 2, 128, 128}, {4, 1, 256, 16},
@@ -106,104 +98,52 @@ static void assert_near(const float *got, const float *want, size_t n, double to
 /* ---- scenes ------------------------------------------------------------------------------------
  */
 
-/* Sequences that grow together; pages here for the reference, there for the GPU. */
-struct scene {
-    struct shape shape;
-    struct kv_layout kv, kv_there;
-    struct rope rope;
-    struct attention attention;
-    uint32_t seqs, tokens[SEQS_MAX];
-    float *q[SEQS_MAX], *k[SEQS_MAX], *v[SEQS_MAX];
-    void *here[PAGES_MAX], *there[PAGES_MAX];
+/* A scene with pages there, too. */
+struct far_scene {
+    struct scene here;
+    struct kv_layout kv;
+    void *pages[PAGES_MAX];
 };
 
-static void scene_poison(struct scene *s)
+/* Of bytes that were just set here. */
+static void send_pages(struct far_scene *f, uint32_t count)
 {
-    /* What was never written must never be read: it is NaN. */
-    for (uint32_t i = 0; i < PAGES_MAX; i++) {
-        memset(s->here[i], 0xff, s->kv.page_bytes);
-        device_copy(gpu, s->there[i], s->here[i], s->kv_there.page_bytes);
-    }
+    for (uint32_t i = 0; i < count; i++)
+        device_copy(gpu, f->pages[i], f->here.pages[i], f->kv.page_bytes);
     device_sync(gpu);
 }
 
-static void scene_open(struct scene *s, const struct shape *shape, const uint32_t *tokens,
-                       uint32_t seqs, uint64_t *seed)
+static float rounded(float x)
 {
-    uint64_t layer = 2ull * shape->kv_heads * shape->page_tokens * shape->head_dim * sizeof(float);
-    uint64_t layer_there = layer / sizeof(float) * device_operand_bytes(gpu);
-
-    memset(s, 0, sizeof(*s));
-    s->shape = *shape;
-    s->kv = (struct kv_layout){LAYERS, shape->kv_heads, shape->head_dim, shape->page_tokens,
-                               layer,  LAYERS * layer};
-    s->kv_there = s->kv;
-    s->kv_there.layer_bytes = layer_there;
-    s->kv_there.page_bytes = LAYERS * layer_there;
-    s->rope = (struct rope){.theta = 10000, .scale = 1, .dims = shape->head_dim, .interleaved = 1};
-    s->attention = (struct attention){.scale = (float)(1 / sqrt(shape->head_dim))};
-    s->seqs = seqs;
-    for (uint32_t i = 0; i < seqs; i++) {
-        size_t row = (size_t)tokens[i] * shape->head_dim;
-        s->tokens[i] = tokens[i];
-        s->q[i] = random_floats(row * shape->q_heads, seed);
-        s->k[i] = random_floats(row * shape->kv_heads, seed);
-        s->v[i] = random_floats(row * shape->kv_heads, seed);
-        for (size_t j = 0; j < row * shape->q_heads; j++)
-            s->q[i][j] *= 4; /* peaked enough that the running maximum moves */
-        for (size_t j = 0; bf16() && j < row * shape->q_heads; j++)
-            s->q[i][j] = from_bf16(to_bf16(s->q[i][j]));
-        for (size_t j = 0; bf16() && j < row * shape->kv_heads; j++) {
-            s->k[i][j] = from_bf16(to_bf16(s->k[i][j]));
-            s->v[i][j] = from_bf16(to_bf16(s->v[i][j]));
-        }
-    }
-    for (uint32_t i = 0; i < PAGES_MAX; i++) {
-        s->here[i] = allocate(s->kv.page_bytes);
-        s->there[i] = there(NULL, s->kv.page_bytes);
-    }
-    scene_poison(s);
+    return from_bf16(to_bf16(x));
 }
 
-static void scene_close(struct scene *s)
+static void far_open(struct far_scene *f, const struct shape *shape, const uint32_t *tokens,
+                     uint32_t seqs, uint64_t *seed)
 {
-    for (uint32_t i = 0; i < s->seqs; i++) {
-        free(s->q[i]);
-        free(s->k[i]);
-        free(s->v[i]);
-    }
-    for (uint32_t i = 0; i < PAGES_MAX; i++) {
-        free(s->here[i]);
-        device_free(gpu, s->there[i]);
-    }
+    scene_open(&f->here, shape, tokens, seqs, bf16() ? rounded : NULL, seed);
+    f->kv = f->here.kv;
+    f->kv.layer_bytes = f->here.kv.layer_bytes / sizeof(float) * device_operand_bytes(gpu);
+    f->kv.page_bytes = LAYERS * f->kv.layer_bytes;
+    for (uint32_t i = 0; i < PAGES_MAX; i++)
+        f->pages[i] = there(NULL, f->here.kv.page_bytes);
+    send_pages(f, PAGES_MAX);
 }
 
-/* Gather the sequences' rows of a step, or scatter them back. */
-static void copy_rows(const struct attn_row *rows, const uint32_t *which, uint32_t n,
-                      float *const *of_seq, float *step, size_t width, int back)
+static void far_close(struct far_scene *f)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        float *a = step + rows[i].first_row * width;
-        float *b = of_seq[which[i]] + rows[i].first_pos * width;
-        memcpy(back ? b : a, back ? a : b, rows[i].count * width * sizeof(float));
-    }
-}
-
-static float *gathered(const struct attn_row *rows, const uint32_t *which, uint32_t n,
-                       float *const *of_seq, uint32_t total, size_t width)
-{
-    float *step = allocate(total * width * sizeof(*step));
-
-    copy_rows(rows, which, n, of_seq, step, width, 0);
-    return step;
+    scene_close(&f->here);
+    for (uint32_t i = 0; i < PAGES_MAX; i++)
+        device_free(gpu, f->pages[i]);
 }
 
 /* The step's page table there, without the pages that a window has left behind. */
-static void *window_table(const struct scene *s, const struct attn_row *rows, uint32_t n)
+static void *window_table(const struct far_scene *f, const struct attn_row *rows, uint32_t n)
 {
+    const struct scene *s = &f->here;
     void *pages[PAGES_MAX];
 
-    memcpy(pages, s->there, sizeof(pages));
+    memcpy(pages, f->pages, sizeof(pages));
     for (uint32_t i = 0; i < n && s->attention.window != 0; i++) {
         uint32_t pos = rows[i].first_pos, window = s->attention.window;
         uint32_t first = pos >= window ? pos + 1 - window : 0;
@@ -213,27 +153,28 @@ static void *window_table(const struct scene *s, const struct attn_row *rows, ui
     return there(pages, sizeof(pages));
 }
 
-/* The step's operations on the GPU: o from q, k, v. */
-static void step_there(struct scene *s, const struct attn_row *rows, uint32_t n, uint32_t total,
-                       float *o, const float *q, const float *k, const float *v)
+/* The step by the GPU. */
+static void step_there(void *far, struct scene *s, const struct scene_step *step)
 {
+    struct far_scene *f = far;
+    uint32_t n = step->count, total = step->total;
     size_t qw = (size_t)s->shape.q_heads * s->shape.head_dim;
     size_t kw = (size_t)s->shape.kv_heads * s->shape.head_dim;
     struct attn_row padded[SEQS_MAX + 2] = {{0}};
-    float *qkv = fused(q, k, v, total, qw, kw);
+    float *qkv = fused(step->q, step->k, step->v, total, qw, kw);
     void *dqkv = operands_there(qkv, total * (qw + 2 * kw)),
          *out = operands_there(NULL, total * qw);
 
     /* Some that have no tokens are behind. */
-    memcpy(padded, rows, n * sizeof(*rows));
-    void *seqs = there(padded, sizeof(padded)), *table = window_table(s, rows, n);
+    memcpy(padded, step->rows, n * sizeof(*step->rows));
+    void *seqs = there(padded, sizeof(padded)), *table = window_table(f, step->rows, n);
     struct attn_step in = {.seqs = seqs, .pages = table, .seq_count = n + total % 3, .rows = total};
     for (uint32_t i = 0; i < n; i++)
-        in.longest = rows[i].count > in.longest ? rows[i].count : in.longest;
-    k_rope_kv(gpu, dqkv, s->shape.q_heads, NULL, &s->rope, &s->kv_there, LAYER, &in);
-    k_attention(gpu, out, dqkv, s->shape.q_heads, &s->attention, &s->kv_there, LAYER, &in);
+        in.longest = step->rows[i].count > in.longest ? step->rows[i].count : in.longest;
+    k_rope_kv(gpu, dqkv, s->shape.q_heads, NULL, &s->rope, &f->kv, LAYER, &in);
+    k_attention(gpu, out, dqkv, s->shape.q_heads, &s->attention, &f->kv, LAYER, &in);
     float *got = operands_here(out, total * qw, 1);
-    memcpy(o, got, total * qw * sizeof(*o));
+    memcpy(step->o, got, total * qw * sizeof(*got));
     free(got);
     free(qkv);
     device_free(gpu, dqkv);
@@ -242,83 +183,11 @@ static void step_there(struct scene *s, const struct attn_row *rows, uint32_t n,
     device_free(gpu, table);
 }
 
-/* One step: sequence which[i] computes positions [from[i], to[i]). */
-static void step(struct scene *s, int reference, uint32_t n, const uint32_t *which,
-                 const uint32_t *from, const uint32_t *to, float *const *out)
+static void run(struct far_scene *f, int reference, uint32_t chunk, int together, float *const *out)
 {
-    struct attn_row rows[SEQS_MAX];
-    uint32_t total = 0;
-    size_t qw = (size_t)s->shape.q_heads * s->shape.head_dim;
-    size_t kw = (size_t)s->shape.kv_heads * s->shape.head_dim;
-
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t table = which[i] * (PAGES_MAX / s->seqs);
-        rows[i] = (struct attn_row){total, to[i] - from[i], from[i], table};
-        total += to[i] - from[i];
-    }
-    float *q = gathered(rows, which, n, s->q, total, qw), *o = allocate(total * qw * sizeof(*o));
-    float *k = gathered(rows, which, n, s->k, total, kw);
-    float *v = gathered(rows, which, n, s->v, total, kw);
-    if (reference) {
-        ref_rope_kv(q, k, v, s->shape.q_heads, &s->rope, &s->kv, LAYER, rows, n, s->here);
-        ref_attention(o, q, s->shape.q_heads, &s->attention, &s->kv, LAYER, rows, n, s->here);
-    } else {
-        step_there(s, rows, n, total, o, q, k, v);
-    }
-    copy_rows(rows, which, n, out, o, qw, 1);
-    free(q);
-    free(o);
-    free(k);
-    free(v);
-}
-
-/* Run the whole scene in steps of `chunk` tokens a sequence, all sequences in each step (together)
- * or one after the other. */
-static void run(struct scene *s, int reference, uint32_t chunk, int together, float *const *out)
-{
-    uint32_t done[SEQS_MAX] = {0}, alone = 0;
-
-    scene_poison(s);
-    for (;;) {
-        uint32_t which[SEQS_MAX], from[SEQS_MAX], to[SEQS_MAX], n = 0;
-        while (!together && alone < s->seqs && done[alone] == s->tokens[alone])
-            alone++;
-        for (uint32_t i = 0; i < s->seqs; i++) {
-            uint32_t left = s->tokens[i] - done[i];
-            if (left == 0 || (!together && i != alone))
-                continue;
-            which[n] = i;
-            from[n] = done[i];
-            to[n++] = done[i] += left < chunk ? left : chunk;
-        }
-        if (n == 0)
-            return;
-        step(s, reference, n, which, from, to, out);
-    }
-}
-
-struct outputs {
-    float *rows[SEQS_MAX];
-};
-
-static size_t outputs_size(const struct scene *s, uint32_t i)
-{
-    return (size_t)s->tokens[i] * s->shape.q_heads * s->shape.head_dim;
-}
-
-static struct outputs outputs_open(const struct scene *s)
-{
-    struct outputs o = {{0}};
-
-    for (uint32_t i = 0; i < s->seqs; i++)
-        o.rows[i] = allocate(outputs_size(s, i) * sizeof(float));
-    return o;
-}
-
-static void outputs_close(struct outputs *o)
-{
-    for (uint32_t i = 0; i < SEQS_MAX; i++)
-        free(o->rows[i]);
+    scene_poison(&f->here);
+    send_pages(f, PAGES_MAX);
+    scene_run(&f->here, reference ? scene_reference : step_there, f, chunk, together, out);
 }
 
 /* The same bits for tokens that both runs, in chunks of a and b, had a kernel for runs for. */
@@ -335,19 +204,18 @@ static void assert_same_rows(const struct scene *s, uint32_t seq, const float *x
     }
 }
 
-#define ALL 1000u /* tokens: a chunk that holds any sequence */
-
-static void check_attention(struct scene *s)
+static void check_attention(struct far_scene *f)
 {
+    const struct scene *s = &f->here;
     static const uint32_t chunks[] = {1, 7, 16, 33, 64};
     struct outputs want = outputs_open(s), all = outputs_open(s), got = outputs_open(s);
 
-    run(s, 1, ALL, 1, want.rows);
-    run(s, 0, ALL, 1, all.rows);
+    run(f, 1, ALL, 1, want.rows);
+    run(f, 0, ALL, 1, all.rows);
     for (uint32_t i = 0; i < s->seqs; i++)
         assert_near(all.rows[i], want.rows[i], outputs_size(s, i), 1e-5, "attention");
     for (size_t c = small() ? 3 : 0; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
-        run(s, 0, chunks[c], c % 2 == 0, got.rows);
+        run(f, 0, chunks[c], c % 2 == 0, got.rows);
         for (uint32_t i = 0; i < s->seqs; i++) {
             assert_near(got.rows[i], want.rows[i], outputs_size(s, i), 1e-5, "chunks");
             assert_same_rows(s, i, got.rows[i], chunks[c], all.rows[i], ALL, "chunks");
@@ -367,18 +235,19 @@ static void test_attention(void **state)
 
     NEED_GPU(state);
     for (size_t i = 0; i < SHAPES; i++) {
-        struct scene s;
-        scene_open(&s, &shapes[i], tokens, 4, &seed);
-        check_attention(&s);
+        struct far_scene f;
+        struct scene *s = &f.here;
+        far_open(&f, &shapes[i], tokens, 4, &seed);
+        check_attention(&f);
         /* Windows within, at and beyond blocks and pages; of one token; longer than all. */
         for (size_t w = 0; i < 3 && w < sizeof(windows) / sizeof(windows[0]); w++) {
             if (small() && w % 3 != 1)
                 continue;
-            s.attention.window = windows[w];
-            s.attention.softcap = w % 2 ? 5 : 0;
-            check_attention(&s);
+            s->attention.window = windows[w];
+            s->attention.softcap = w % 2 ? 5 : 0;
+            check_attention(&f);
         }
-        scene_close(&s);
+        far_close(&f);
     }
 }
 
@@ -392,40 +261,32 @@ static void test_long_attention(void **state)
     if (small())
         return;
     for (size_t i = 0; i < SHAPES; i++) {
-        struct scene s;
+        struct far_scene f;
+        struct scene *s = &f.here;
         if (shapes[i].page_tokens * PAGES_MAX < tokens[0] || shapes[i].head_dim < 64)
             continue;
-        scene_open(&s, &shapes[i], tokens, 1, &seed);
-        struct outputs want = outputs_open(&s), got = outputs_open(&s), again = outputs_open(&s);
+        far_open(&f, &shapes[i], tokens, 1, &seed);
+        struct outputs want = outputs_open(s), got = outputs_open(s), again = outputs_open(s);
         for (uint32_t window = 0; window <= 600; window += 300) {
-            s.attention.window = window;
-            run(&s, 1, 250, 1, want.rows);
-            run(&s, 0, 250, 1, got.rows);
-            assert_near(got.rows[0], want.rows[0], outputs_size(&s, 0), 1e-5, "long attention");
-            run(&s, 0, 97, 1, again.rows);
-            assert_same_rows(&s, 0, again.rows[0], 97, got.rows[0], 250, "long chunks");
+            s->attention.window = window;
+            run(&f, 1, 250, 1, want.rows);
+            run(&f, 0, 250, 1, got.rows);
+            assert_near(got.rows[0], want.rows[0], outputs_size(s, 0), 1e-5, "long attention");
+            run(&f, 0, 97, 1, again.rows);
+            assert_same_rows(s, 0, again.rows[0], 97, got.rows[0], 250, "long chunks");
         }
         outputs_close(&want);
         outputs_close(&got);
         outputs_close(&again);
-        scene_close(&s);
+        far_close(&f);
     }
-}
-
-/* The norms of q and k that the family asks for, by the reference. */
-static void norm_rows(float *x, const float *w, uint32_t rows, uint32_t heads, uint32_t dim,
-                      const struct qk_norm *norm)
-{
-    if (norm->width)
-        ref_rmsnorm(x, x, w, rows, heads * dim, norm->eps);
-    else
-        ref_rmsnorm(x, x, w, rows * heads, dim, norm->eps);
 }
 
 /* Rotated q, and the pages after a step, of the GPU and of the reference; norm may be NULL, and its
  * weights are here. */
-static void check_rope(struct scene *s, const struct qk_norm *norm)
+static void check_rope(struct far_scene *f, const struct qk_norm *norm)
 {
+    struct scene *s = &f->here;
     const struct shape *h = &s->shape;
     uint32_t count = s->tokens[0], pos = 30000, table = (pos + count) / h->page_tokens + 1;
     struct attn_row row = {0, count, pos, 0};
@@ -438,13 +299,12 @@ static void check_rope(struct scene *s, const struct qk_norm *norm)
     struct qk_norm norm_there = {0};
 
     for (uint32_t i = 0; i < table; i++) {
-        here[i] = s->here[i % 3];
-        far[i] = s->there[i % 3];
+        here[i] = s->pages[i % 3];
+        far[i] = f->pages[i % 3];
     }
-    for (int i = 0; i < 3; i++) {
-        memset(s->here[i], 0, s->kv.page_bytes);
-        device_copy(gpu, s->there[i], s->here[i], s->kv_there.page_bytes);
-    }
+    for (int i = 0; i < 3; i++)
+        memset(s->pages[i], 0, s->kv.page_bytes);
+    send_pages(f, 3);
     void *far_table = there(far, table * sizeof(*far)), *far_row = there(&row, sizeof(row));
     memcpy(q, s->q[0], qn * sizeof(*q));
     memcpy(k, s->k[0], kn * sizeof(*k));
@@ -457,14 +317,14 @@ static void check_rope(struct scene *s, const struct qk_norm *norm)
     }
     ref_rope_kv(q, k, s->v[0], h->q_heads, &s->rope, &s->kv, LAYER, &row, 1, here);
     struct attn_step in = {far_row, far_table, 1, count, count};
-    k_rope_kv(gpu, dqkv, h->q_heads, norm ? &norm_there : NULL, &s->rope, &s->kv_there, LAYER, &in);
+    k_rope_kv(gpu, dqkv, h->q_heads, norm ? &norm_there : NULL, &s->rope, &f->kv, LAYER, &in);
     float *got = operands_here(dqkv, count * (qw + 2 * kw), 1);
     for (size_t r = 0; r < count; r++)
         assert_near(got + r * (qw + 2 * kw), q + r * qw, qw, 2e-6, "rotated q");
     free(got);
     for (size_t i = 0; i < 3; i++) {
-        got = operands_here(s->there[i], page, 0);
-        assert_near(got, s->here[i], page, 2e-6, "pages");
+        got = operands_here(f->pages[i], page, 0);
+        assert_near(got, s->pages[i], page, 2e-6, "pages");
         free(got);
     }
     device_free(gpu, dqkv);
@@ -488,19 +348,20 @@ static void test_rope(void **state)
     NEED_GPU(state);
     float *w = random_floats(4096, &seed);
     for (size_t i = 0; i < SHAPES; i++) {
-        struct scene s;
-        scene_open(&s, &shapes[i], tokens, 1, &seed);
-        check_rope(&s, NULL);
-        s.rope.interleaved = 0;
-        check_rope(&s, NULL);
-        check_rope(&s, &(struct qk_norm){.q = w, .k = w + 1, .eps = 1e-5f});
-        check_rope(&s, &(struct qk_norm){.q = w, .k = w + 1, .eps = 1e-5f, .width = 1});
+        struct far_scene f;
+        struct scene *s = &f.here;
+        far_open(&f, &shapes[i], tokens, 1, &seed);
+        check_rope(&f, NULL);
+        s->rope.interleaved = 0;
+        check_rope(&f, NULL);
+        check_rope(&f, &(struct qk_norm){.q = w, .k = w + 1, .eps = 1e-5f});
+        check_rope(&f, &(struct qk_norm){.q = w, .k = w + 1, .eps = 1e-5f, .width = 1});
         /* A part of the head alone, with divided frequencies. */
-        s.rope.dims = shapes[i].head_dim < 16 ? 4 : 16;
-        s.rope.factors = factors;
-        s.rope.scale = 1.25f;
-        check_rope(&s, NULL);
-        scene_close(&s);
+        s->rope.dims = shapes[i].head_dim < 16 ? 4 : 16;
+        s->rope.factors = factors;
+        s->rope.scale = 1.25f;
+        check_rope(&f, NULL);
+        far_close(&f);
     }
     free(w);
 }
@@ -510,20 +371,21 @@ static void test_first_token(void **state)
 {
     static const uint32_t tokens[] = {1};
     uint64_t seed = 13;
-    struct scene s;
+    struct far_scene f;
+    struct scene *s = &f.here;
 
     NEED_GPU(state);
-    scene_open(&s, &shapes[0], tokens, 1, &seed);
-    struct outputs o = outputs_open(&s);
-    run(&s, 0, 1, 1, o.rows);
+    far_open(&f, &shapes[0], tokens, 1, &seed);
+    struct outputs o = outputs_open(s);
+    run(&f, 0, 1, 1, o.rows);
     for (size_t h = 0; h < 9; h++)
-        assert_same_bits(o.rows[0] + h * 64, s.v[0] + h / 3 * 64, 64, "value");
-    s.k[0][5] = NAN;
-    run(&s, 0, 1, 1, o.rows);
+        assert_same_bits(o.rows[0] + h * 64, s->v[0] + h / 3 * 64, 64, "value");
+    s->k[0][5] = NAN;
+    run(&f, 0, 1, 1, o.rows);
     assert_true(is_nan(o.rows[0][0]));
     assert_false(is_nan(o.rows[0][8 * 64]));
     outputs_close(&o);
-    scene_close(&s);
+    far_close(&f);
 }
 
 /* Scores that fall, or rise, by 100 every 16 positions: neither way may overflow or forget. */
@@ -531,27 +393,28 @@ static void test_stairs(void **state)
 {
     static const uint32_t tokens[] = {200};
     uint64_t seed = 14;
-    struct scene s;
+    struct far_scene f;
+    struct scene *s = &f.here;
 
     NEED_GPU(state);
-    scene_open(&s, &shapes[0], tokens, 1, &seed);
-    s.rope.dims = 0;
-    memset(s.k[0], 0, (size_t)tokens[0] * 3 * 64 * sizeof(float));
+    far_open(&f, &shapes[0], tokens, 1, &seed);
+    s->rope.dims = 0;
+    memset(s->k[0], 0, (size_t)tokens[0] * 3 * 64 * sizeof(float));
     for (size_t i = 0; i < (size_t)tokens[0] * 9 * 64; i++)
-        s.q[0][i] = i % 64 == 7 ? 1 : 0;
+        s->q[0][i] = i % 64 == 7 ? 1 : 0;
     for (int falling = 0; falling < 2; falling++) {
-        struct outputs want = outputs_open(&s), got = outputs_open(&s);
+        struct outputs want = outputs_open(s), got = outputs_open(s);
         for (uint32_t t = 0; t < tokens[0]; t++)
             for (size_t h = 0; h < 3; h++)
-                s.k[0][(t * 3 + h) * 64 + 7] = from_bf16(
-                    to_bf16(100 * (float)(falling ? 20 - t / 16 : t / 16) / s.attention.scale));
-        run(&s, 1, 50, 1, want.rows);
-        run(&s, 0, 50, 1, got.rows);
-        assert_near(got.rows[0], want.rows[0], outputs_size(&s, 0), 1e-5, "stairs");
+                s->k[0][(t * 3 + h) * 64 + 7] = from_bf16(
+                    to_bf16(100 * (float)(falling ? 20 - t / 16 : t / 16) / s->attention.scale));
+        run(&f, 1, 50, 1, want.rows);
+        run(&f, 0, 50, 1, got.rows);
+        assert_near(got.rows[0], want.rows[0], outputs_size(s, 0), 1e-5, "stairs");
         outputs_close(&want);
         outputs_close(&got);
     }
-    scene_close(&s);
+    far_close(&f);
 }
 
 /* ---- many sequences that decode ----------------------------------------------------------------

@@ -215,6 +215,26 @@ static void test_check_tokens(void **state)
     assert_non_null(strstr(err.text, "not terminated"));
 }
 
+static void test_check_biases(void **state)
+{
+    union {
+        struct order_bias head;
+        unsigned char bytes[sizeof(struct order_bias) + 301 * sizeof(struct token_bias)];
+    } o = {.head = {.kind = ORDER_SEQ_BIAS, .count = 300}};
+    struct error err;
+
+    (void)state;
+    assert_int_equal(channel_check(&o, sizeof(o) - sizeof(struct token_bias), &err), 0);
+    assert_int_equal(channel_check(&o, sizeof(o), &err), -1);
+    assert_int_equal(channel_check(&o, sizeof(o.head) - 1, &err), -1);
+    o.head.count = 0;
+    assert_int_equal(channel_check(&o, sizeof(o.head), &err), -1);
+    o.head.count = 301;
+    assert_int_equal(channel_check(&o, sizeof(o), &err), -1);
+    o.head.count = 0x20000001; /* times 8 it would be 8 in 32 bits */
+    assert_int_equal(channel_check(&o, sizeof(o.head) + 8, &err), -1);
+}
+
 /* Rubbish is dropped; what comes behind it is served. */
 static void test_hostile_then_served(void **state)
 {
@@ -562,11 +582,12 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_check_lengths),       cmocka_unit_test(test_check_tokens),
-        cmocka_unit_test(test_hostile_then_served), cmocka_unit_test(test_first_order),
-        cmocka_unit_test(test_joins_and_leaves),    cmocka_unit_test(test_program_by_hand),
-        cmocka_unit_test(test_program_serves),      cmocka_unit_test(test_arena),
-        cmocka_unit_test(test_pages_random),        cmocka_unit_test(test_pages_count),
+        cmocka_unit_test(test_check_lengths),   cmocka_unit_test(test_check_tokens),
+        cmocka_unit_test(test_check_biases),    cmocka_unit_test(test_hostile_then_served),
+        cmocka_unit_test(test_first_order),     cmocka_unit_test(test_joins_and_leaves),
+        cmocka_unit_test(test_program_by_hand), cmocka_unit_test(test_program_serves),
+        cmocka_unit_test(test_arena),           cmocka_unit_test(test_pages_random),
+        cmocka_unit_test(test_pages_count),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

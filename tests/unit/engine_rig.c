@@ -180,6 +180,11 @@ void rig_events(struct rig *r)
         case EVENT_STEP:
             take_rows(r, (const void *)buffer, n);
             break;
+        case EVENT_LOGPROBS:
+            assert_int_equal(n, sizeof(struct event_logprobs));
+            assert_non_null(r->on_logprobs);
+            r->on_logprobs(r, (const void *)buffer);
+            break;
         case EVENT_SEQ_FAULT:
             assert_true(fault->seq < RIG_SEQS);
             memcpy(r->seqs[fault->seq].fault, fault->text, ORDER_TEXT_MAX - 1);
@@ -241,6 +246,18 @@ static void give_tokens(struct rig *r, uint64_t seq, const uint32_t *tokens, uin
     free(order);
 }
 
+static void give_biases(struct rig *r, uint64_t seq)
+{
+    size_t bytes = r->bias_count * sizeof(*r->biases);
+    struct order_bias *order = malloc(sizeof(*order) + bytes);
+
+    assert_non_null(order);
+    *order = (struct order_bias){.kind = ORDER_SEQ_BIAS, .count = r->bias_count, .seq = seq};
+    memcpy(order->biases, r->biases, bytes);
+    rig_order(r, order, -1);
+    free(order);
+}
+
 void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt, uint32_t count,
              uint32_t generated, uint32_t max_tokens, uint32_t flags)
 {
@@ -252,10 +269,14 @@ void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt
         .generated = generated,
         .max_tokens = max_tokens,
         .sampling = {.top_p = 1, .repetition_penalty = 1, .flags = flags},
+        .logprobs = r->logprobs,
+        .biases = r->bias_count,
     };
     uint32_t half = count / 2;
 
     rig_order(r, &order, -1);
+    if (r->bias_count > 0)
+        give_biases(r, seq);
     if (half > 0)
         give_tokens(r, seq, prompt, 0, half);
     give_tokens(r, seq, prompt + half, half, count - half);

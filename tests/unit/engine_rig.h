@@ -31,6 +31,10 @@ struct rig {
     struct event_ready ready;
     uint32_t came, went, turns_ended, steps, widest_batch;
     uint64_t turn;
+    /* What sequences are opened with from now on, and who hears of their log probabilities. */
+    uint32_t logprobs, bias_count;
+    const struct token_bias *biases;
+    void (*on_logprobs)(struct rig *r, const struct event_logprobs *event);
 };
 
 void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t max_batch);

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,8 +61,9 @@ static const struct bad bad_chats[] = {
     {"{" MSG ",\"tools\":[{\"type\":\"retrieval\",\"function\":{\"name\":\"f\"}}]}", "tools[0]",
      "function"},
     {"{" MSG ",\"model\":5}", "model", "string"},
-    {"{" MSG ",\"n\":2}", "n", "n must be 1"},
-    {"{" MSG ",\"n\":\"1\"}", "n", "n must be 1"},
+    {"{" MSG ",\"n\":17}", "n", "n must be an integer from 1 to 16"},
+    {"{" MSG ",\"n\":0}", "n", "n must be an integer from 1 to 16"},
+    {"{" MSG ",\"n\":\"1\"}", "n", "n must be an integer from 1 to 16"},
     {"{" MSG ",\"temperature\":2.5}", "temperature", "temperature"},
     {"{" MSG ",\"temperature\":-0.1}", "temperature", "temperature"},
     {"{" MSG ",\"temperature\":\"hot\"}", "temperature", "number"},
@@ -93,14 +95,33 @@ static const struct bad bad_chats[] = {
      "\"13\",\"14\",\"15\",\"16\",\"17\"]}",
      "stop", "at most 16"},
     {"{" MSG ",\"ignore_eos\":\"yes\"}", "ignore_eos", "true or false"},
-    {"{" MSG ",\"logprobs\":true}", "logprobs", "logprobs is not supported"},
-    {"{" MSG ",\"top_logprobs\":3}", "top_logprobs", "not supported"},
+    {"{" MSG ",\"logprobs\":1}", "logprobs", "true or false"},
+    {"{" MSG ",\"top_logprobs\":3}", "top_logprobs", "needs logprobs: true"},
+    {"{" MSG ",\"logprobs\":true,\"top_logprobs\":21}", "top_logprobs", "from 0 to 20"},
+    {"{" MSG ",\"logprobs\":true,\"top_logprobs\":-1}", "top_logprobs", "from 0 to 20"},
+    {"{" MSG ",\"logprobs\":true,\"top_logprobs\":1.5}", "top_logprobs", "from 0 to 20"},
     {"{" MSG ",\"tool_choice\":{\"type\":\"function\"}}", "tool_choice", "not supported"},
     {"{" MSG ",\"tool_choice\":\"required\"}", "tool_choice", "not supported"},
     {"{" MSG ",\"functions\":[{}]}", "functions", "not supported"},
     {"{" MSG ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
-     "not supported"},
-    {"{" MSG ",\"logit_bias\":{\"1\":2}}", "logit_bias", "not supported"},
+     "response_format {\"type\": \"json_object\"} is not supported"},
+    {"{" MSG ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}}",
+     "response_format", "response_format {\"type\": \"json_schema\"} is not supported"},
+    {"{" MSG ",\"response_format\":\"text\"}", "response_format", "not supported"},
+    {"{" MSG ",\"logit_bias\":[1]}", "logit_bias", "object"},
+    {"{" MSG ",\"logit_bias\":{\"1\":101}}", "logit_bias", "token 1 must be a number from -100"},
+    {"{" MSG ",\"logit_bias\":{\"1\":\"2\"}}", "logit_bias", "must be a number"},
+    {"{" MSG ",\"logit_bias\":{\"1\":true}}", "logit_bias", "must be a number"},
+    {"{" MSG ",\"logit_bias\":{\"a\":1}}", "logit_bias", "\"a\" is no token id"},
+    {"{" MSG ",\"logit_bias\":{\"-1\":1}}", "logit_bias", "\"-1\" is no token id"},
+    {"{" MSG ",\"logit_bias\":{\"\":1}}", "logit_bias", "is no token id"},
+    {"{" MSG ",\"logit_bias\":{\" 1\":1}}", "logit_bias", "is no token id"},
+    {"{" MSG ",\"logit_bias\":{\"4294967296\":1}}", "logit_bias", "is no token id"},
+    {"{" MSG ",\"logit_bias\":{\"7\":1,\"07\":2}}", "logit_bias", "token 7 twice"},
+    {"{" MSG ",\"store\":true}", "store", "not supported"},
+    {"{" MSG ",\"reasoning_effort\":\"high\"}", "reasoning_effort", "not supported"},
+    {"{" MSG ",\"verbosity\":\"low\"}", "verbosity", "not supported"},
+    {"{" MSG ",\"moderation\":{\"model\":\"m\"}}", "moderation", "not supported"},
     {"{" MSG ",\"modalities\":[\"text\",\"audio\"]}", "modalities", "text"},
     {"{" MSG ",\"chat_template_kwargs\":1}", "chat_template_kwargs", "object"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":\"\\u0000\"}]}", "", "JSON"},
@@ -120,8 +141,10 @@ static const struct bad bad_completions[] = {
     {"{\"prompt\":\"a\",\"echo\":true}", "echo", "not supported"},
     {"{\"prompt\":\"a\",\"suffix\":\"b\"}", "suffix", "not supported"},
     {"{\"prompt\":\"a\",\"best_of\":2}", "best_of", "must be 1"},
-    {"{\"prompt\":\"a\",\"logprobs\":0}", "logprobs", "not supported"},
-    {"{\"prompt\":\"a\",\"n\":0}", "n", "must be 1"},
+    {"{\"prompt\":\"a\",\"logprobs\":6}", "logprobs", "from 0 to 5"},
+    {"{\"prompt\":\"a\",\"logprobs\":true}", "logprobs", "from 0 to 5"},
+    {"{\"prompt\":\"a\",\"n\":2,\"best_of\":2}", "best_of", "must be 1"},
+    {"{\"prompt\":\"a\",\"n\":0}", "n", "from 1 to 16"},
 };
 
 static void check_bad(enum openai_kind kind, const struct bad *bad, size_t count)
@@ -174,6 +197,7 @@ static void test_defaults(void **state)
     assert_int_equal(r.max_tokens, 0);
     assert_false(r.seeded || r.stream || r.include_usage);
     assert_int_equal(r.stop.count, 0);
+    assert_true(r.n == 1 && r.logprobs == 0 && r.bias_count == 0);
     openai_request_fini(&r);
 }
 
@@ -190,7 +214,10 @@ static void test_all_fields(void **state)
           "\"max_tokens\":3,\"max_completion_tokens\":7,\"stop\":[\"x\",\"yz\"],"
           "\"frequency_penalty\":1,\"presence_penalty\":-1,\"repetition_penalty\":1.25,"
           "\"ignore_eos\":true,\"stream\":true,\"stream_options\":{\"include_usage\":true},"
-          "\"user\":\"u\",\"n\":1,\"logprobs\":false,\"tools\":[],\"tool_choice\":\"auto\","
+          "\"user\":\"u\",\"n\":1,\"logprobs\":false,\"top_logprobs\":0,\"metadata\":{\"a\":\"b\"},"
+          "\"store\":false,\"service_tier\":\"flex\",\"parallel_tool_calls\":true,"
+          "\"safety_identifier\":\"s\",\"prompt_cache_key\":\"k\",\"verbosity\":\"medium\","
+          "\"reasoning_effort\":\"none\",\"tools\":[],\"tool_choice\":\"auto\","
           "\"response_format\":{\"type\":\"text\"},\"logit_bias\":null,\"no_such_field\":{}}",
           &r);
     assert_string_equal(r.model, "m");
@@ -211,6 +238,52 @@ static void test_all_fields(void **state)
     assert_int_equal(r.sampling.flags, SAMPLING_IGNORE_EOS);
     assert_true(r.stream && r.include_usage);
     openai_request_fini(&r);
+}
+
+static void test_tokens(void **state)
+{
+    struct openai_request r;
+
+    (void)state;
+    parse(OPENAI_CHAT,
+          "{" MSG ",\"n\":16,\"logprobs\":true,\"top_logprobs\":20,"
+          "\"logit_bias\":{\"7\":-100,\"4294967295\":0.5}}",
+          &r);
+    assert_int_equal(r.n, 16);
+    assert_int_equal(r.logprobs, 21);
+    assert_int_equal(r.bias_count, 2);
+    assert_true(r.biases[0].token == 7 && r.biases[0].bias == -100.0f);
+    assert_true(r.biases[1].token == UINT32_MAX && r.biases[1].bias == 0.5f);
+    openai_request_fini(&r);
+    parse(OPENAI_CHAT, "{" MSG ",\"logprobs\":true,\"logit_bias\":{}}", &r);
+    assert_true(r.logprobs == 1 && r.bias_count == 0);
+    openai_request_fini(&r);
+    parse(OPENAI_COMPLETION, "{\"prompt\":\"a\",\"logprobs\":0}", &r);
+    assert_int_equal(r.logprobs, 1);
+    openai_request_fini(&r);
+    parse(OPENAI_COMPLETION, "{\"prompt\":\"a\",\"logprobs\":5,\"n\":3}", &r);
+    assert_true(r.logprobs == 6 && r.n == 3);
+    openai_request_fini(&r);
+}
+
+/* As many as are taken, and one more. */
+static void test_many_biases(void **state)
+{
+    char body[8192] = "{\"prompt\":\"a\",\"logit_bias\":{";
+    struct openai_request r;
+    struct openai_error e = {0};
+    size_t at = strlen(body);
+
+    (void)state;
+    for (int i = 0; i < 300; i++)
+        at += (size_t)sprintf(body + at, "\"%d\":1,", i);
+    snprintf(body + at - 1, 16, "}}");
+    parse(OPENAI_COMPLETION, body, &r);
+    assert_int_equal(r.bias_count, 300);
+    openai_request_fini(&r);
+    snprintf(body + at - 1, 16, ",\"300\":1}}");
+    assert_int_equal(openai_parse(OPENAI_COMPLETION, body, strlen(body), "tiny", &r, &e), -1);
+    assert_non_null(strstr(e.text, "301 tokens; at most 300"));
 }
 
 static void test_tools(void **state)
@@ -335,27 +408,34 @@ static void check_json(json_t *json, const char *want)
 
 static void test_answers(void **state)
 {
-    const struct openai_answer chat = {OPENAI_CHAT, "chatcmpl-1", "m", 7};
-    const struct openai_answer text = {OPENAI_COMPLETION, "cmpl-1", "m", 7};
+    const struct openai_answer chat = {OPENAI_CHAT, "chatcmpl-1", "m", 7, 0};
+    const struct openai_answer text = {OPENAI_COMPLETION, "cmpl-1", "m", 7, 2};
     const struct openai_usage usage = {3, 2};
 
     (void)state;
     check_json(
-        openai_answer_json(&chat, "a\"b", 3, "stop", &usage),
+        openai_answer_json(&chat, &(struct openai_choice){"a\"b", 3, "stop", NULL}, 1, &usage),
         "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":7,\"model\":\"m\","
         "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\","
         "\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
         "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
-    check_json(openai_answer_json(&text, "a", 1, "length", &usage),
+    const struct openai_choice both[] = {{"a", 1, "length", NULL},
+                                         {"bc", 2, "stop", json_pack("{s[]}", "tokens")}};
+    check_json(openai_answer_json(&text, both, 2, &usage),
                "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"m\","
                "\"choices\":[{\"index\":0,\"text\":\"a\",\"logprobs\":null,"
-               "\"finish_reason\":\"length\"}],"
+               "\"finish_reason\":\"length\"},{\"index\":1,\"text\":\"bc\","
+               "\"logprobs\":{\"tokens\":[]},\"finish_reason\":\"stop\"}],"
                "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
     check_json(openai_role_chunk(&chat, 0),
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":7,"
                "\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\","
                "\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}");
-    check_json(openai_text_chunk(&chat, "x", 1, 1),
+    check_json(openai_text_chunk(&text, "x", 1, json_pack("{s[]}", "tokens"), 0),
+               "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"m\","
+               "\"choices\":[{\"index\":2,\"text\":\"x\",\"logprobs\":{\"tokens\":[]},"
+               "\"finish_reason\":null}]}");
+    check_json(openai_text_chunk(&chat, "x", 1, NULL, 1),
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":7,"
                "\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"},"
                "\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}");
@@ -375,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_bad_chats),   cmocka_unit_test(test_bad_completions),
         cmocka_unit_test(test_defaults),    cmocka_unit_test(test_all_fields),
         cmocka_unit_test(test_tools),       cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_tokens),      cmocka_unit_test(test_many_biases),
         cmocka_unit_test(test_too_large),   cmocka_unit_test(test_statuses),
         cmocka_unit_test(test_cut_message), cmocka_unit_test(test_answers),
     };

@@ -129,9 +129,26 @@ void submit(struct bench *b, uint64_t seq, uint32_t model, uint32_t first, uint3
     for (uint32_t i = 0; i < prompt; i++)
         r->tokens[i] = s->tokens[i] = i == 0 ? first : (uint32_t)(seq * 31 + i) % FAKE_VOCABULARY;
     r->sampling.flags = SAMPLING_IGNORE_EOS;
+    r->logprobs = s->logprobs = seq % 3 == 0 ? 1 + (uint32_t)seq % 5 : 0;
+    r->bias_count = (uint32_t)seq % 4;
+    r->biases = calloc(r->bias_count + 1, sizeof *r->biases);
+    assert_non_null(r->biases);
     s->model = model;
     s->prompt = s->count = prompt;
     policy_submit(b->policy, r);
+}
+
+/* Those of the next token, once, and only if they were asked for. */
+static void take_logprobs(struct stream *s, const struct event_logprobs *ev)
+{
+    assert_true(s->logprobs > 0 && !s->done);
+    assert_int_equal(ev->count, s->logprobs - 1);
+    assert_int_equal(ev->position, s->count);
+    assert_true(ev->picked.logprob >= fake_logprob(ev->picked.token) &&
+                ev->picked.logprob <= fake_logprob(ev->picked.token));
+    for (uint32_t i = 0; i < ev->count; i++)
+        assert_int_equal(ev->top[i].token, fake_alternative(ev->picked.token, i));
+    s->heard = *ev;
 }
 
 static void take_row(struct bench *b, const struct event_row *row)
@@ -142,6 +159,10 @@ static void take_row(struct bench *b, const struct event_row *row)
     assert_false(s->done); /* nothing comes after DONE */
     assert_int_equal(row->position, s->count);
     assert_int_equal(row->token, fake_token(s->model, s->tokens, s->count));
+    if (s->logprobs > 0) {
+        assert_int_equal(s->heard.position, row->position);
+        assert_int_equal(s->heard.picked.token, row->token);
+    }
     s->tokens[s->count++] = row->token;
     if (b->order_count < 4096)
         b->order[b->order_count++] = s->model;
@@ -155,6 +176,10 @@ static void take_event(struct bench *b, const struct policy_event *ev)
     case POLICY_TOKENS:
         for (uint32_t i = 0; i < ev->count; i++)
             take_row(b, &ev->rows[i]);
+        break;
+    case POLICY_LOGPROBS:
+        assert_true(ev->seq < STREAMS);
+        take_logprobs(s, &ev->logprobs);
         break;
     case POLICY_DONE:
         assert_false(s->done); /* exactly one */

@@ -32,6 +32,8 @@ struct stream { /* what a client has seen of a sequence */
     enum status status;
     struct policy_usage usage;
     char text[ORDER_TEXT_MAX];
+    uint32_t logprobs;           /* as asked for */
+    struct event_logprobs heard; /* the last ones */
 };
 
 struct bench {
@@ -63,7 +65,8 @@ void add_model(struct bench *b, const char *name, off_t bytes);
 void add_instance(struct bench *b, const char *name, uint64_t memory);
 void bench_start(struct bench *b);
 
-/* Prompt: `first`, then numbers made from the sequence's. */
+/* Prompt: `first`, then numbers made from the sequence's.  Some ask for log probabilities, which
+ * then come ahead of each token, and some have biases. */
 void submit(struct bench *b, uint64_t seq, uint32_t model, uint32_t first, uint32_t prompt,
             uint32_t max_tokens);
 void take_events(struct bench *b, int wait_ms);

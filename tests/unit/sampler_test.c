@@ -23,6 +23,34 @@ static struct order_sampling plain(float temperature)
         .seed = 42, .temperature = temperature, .top_p = 1, .repetition_penalty = 1};
 }
 
+/* Biases are added before penalties, forbid and force; the logits themselves stay. */
+static void test_biases(void **state)
+{
+    float logits[SMALL] = {0, 4, 3, 1, 2, -1, 0, 1};
+    const float before[SMALL] = {0, 4, 3, 1, 2, -1, 0, 1};
+    struct order_sampling o = plain(0);
+    struct token_bias biases[] = {{1, -100}, {5, 100}, {SMALL, 100}};
+    uint32_t tokens[] = {4};
+    struct sampler_input in = {logits, SMALL, &o, 1, tokens, 1, 0, biases, 1};
+
+    assert_int_equal(sampler_pick(*state, &in), 2);
+    in.bias_count = 3; /* one is beyond the vocabulary */
+    assert_int_equal(sampler_pick(*state, &in), 5);
+    o.temperature = 1.5f;
+    o.top_p = 0.9f;
+    for (in.position = 0; in.position < 50; in.position++)
+        assert_int_equal(sampler_pick(*state, &in), 5);
+    /* 2 + 3 is divided to 2.5, below 3; divided first it would be 1 + 3. */
+    biases[0] = (struct token_bias){4, 3};
+    biases[1] = (struct token_bias){1, -100};
+    o = plain(0);
+    o.repetition_penalty = 2;
+    assert_int_equal(sampler_pick(*state, &in), 2);
+    o.repetition_penalty = 1.25f;
+    assert_int_equal(sampler_pick(*state, &in), 4);
+    assert_memory_equal(logits, before, sizeof(logits));
+}
+
 static int64_t pick(struct sampler *s, const float *logits, uint32_t n,
                     const struct order_sampling *o, uint32_t position)
 {
@@ -115,7 +143,7 @@ static void test_no_number_no_token(void **state)
     float logits[SMALL] = {0};
     uint32_t tokens[] = {3};
     struct order_sampling greedy = plain(0), hot = plain(1), tiny = plain(0);
-    struct sampler_input in = {logits, SMALL, &tiny, 1, tokens, 1, 0};
+    struct sampler_input in = {logits, SMALL, &tiny, 1, tokens, 1, 0, NULL, 0};
 
     for (size_t i = 0; i < 3; i++) {
         logits[SMALL - 1] = bad[i];
@@ -321,7 +349,7 @@ static void test_filters_of_many(void **state)
 static int64_t greedy_of(struct sampler *s, const float *logits, const struct order_sampling *o,
                          const uint32_t *tokens, uint32_t count, uint32_t prompt)
 {
-    struct sampler_input in = {logits, SMALL, o, count, tokens, count, prompt};
+    struct sampler_input in = {logits, SMALL, o, count, tokens, count, prompt, NULL, 0};
     return sampler_pick(s, &in);
 }
 
@@ -369,7 +397,7 @@ static void test_penalties_first(void **state)
     float logits[SMALL] = {4, 3, -9, -9, -9, -9, -9, -9};
     uint32_t tokens[] = {0};
     struct order_sampling o = plain(1);
-    struct sampler_input in = {logits, SMALL, &o, 0, tokens, 1, 0};
+    struct sampler_input in = {logits, SMALL, &o, 0, tokens, 1, 0, NULL, 0};
 
     o.presence_penalty = 2;
     o.top_k = 1;
@@ -415,6 +443,7 @@ int main(void)
         cmocka_unit_test(test_philox),
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_greedy_in_many),
+        cmocka_unit_test(test_biases),
         cmocka_unit_test(test_no_number_no_token),
         cmocka_unit_test(test_distribution),
         cmocka_unit_test(test_filters_keep_the_best),
