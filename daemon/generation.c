@@ -13,6 +13,8 @@
 #include "daemon/usage.h"
 
 #define HELD_POLL_US 100000
+/* The numbers under which users share prefixes: above those of tenants. */
+#define SHARING_USERS 0x80000000u
 
 /* --- the set ------------------------------------------------------------------------------------
  */
@@ -69,7 +71,7 @@ static void leave(struct generation *g)
 static void send_stream_end(struct generation *g)
 {
     struct openai_answer a = generation_answer(g);
-    struct openai_usage usage = {g->prompt_count, g->completion};
+    struct openai_usage usage = {g->prompt_count, g->completion, (uint64_t)g->row.cached_tokens};
     int with_usage = g->request.include_usage, failed = 0;
 
     if (g->outcome != DONE)
@@ -89,7 +91,7 @@ static void send_stream_end(struct generation *g)
 
 static void send_end(struct generation *g)
 {
-    struct openai_usage usage = {g->prompt_count, g->completion};
+    struct openai_usage usage = {g->prompt_count, g->completion, (uint64_t)g->row.cached_tokens};
 
     if (!g->stream.req)
         return;
@@ -266,6 +268,8 @@ static void on_done(struct generations *all, const struct policy_event *ev)
     if (!g || (g->state != RUNNING && g->state != ENDING))
         return;
     g->row.engine_us = ev->usage.engine_us;
+    g->row.cached_tokens = ev->usage.cached;
+    metrics_cached(g->all->metrics, g->model, ev->usage.cached);
     g->row.switches = ev->usage.switches;
     g->row.preemptions = ev->usage.preemptions;
     int running = g->state == RUNNING;
@@ -286,6 +290,22 @@ static void on_done(struct generations *all, const struct policy_event *ev)
 /* --- beginning ----------------------------------------------------------------------------------
  */
 
+/* Whose prefixes a request's may share pages with.  The accounts of jobs tell tenants apart; where
+ * there are none, users do.  A lease whose account is not known yet shares with nobody. */
+static uint32_t sharing(const struct generation *g)
+{
+    const struct config *config = g->all->f->config;
+    const struct lease *lease = g->grant->lease;
+
+    if (config->share_prefixes != SHARE_TENANT)
+        return config->share_prefixes == SHARE_ALL ? UINT32_MAX : 0;
+    if (lease->row.job != 0 && config->identity != IDENTITY_NONE)
+        return lease->tenant;
+    return lease->row.uid >= 0 && lease->row.uid < SHARING_USERS - 1
+               ? SHARING_USERS + (uint32_t)lease->row.uid
+               : 0;
+}
+
 static void submit(struct generation *g)
 {
     struct policy_request *r = calloc(1, sizeof *r);
@@ -301,6 +321,7 @@ static void submit(struct generation *g)
         .seq = g->seq,
         .model = g->model,
         .tenant = g->grant->lease->tenant,
+        .sharing = sharing(g),
         .max_tokens = g->request.max_tokens,
         .token_count = g->prompt_count,
         .tokens = g->prompt,

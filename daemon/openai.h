@@ -86,6 +86,7 @@ struct openai_answer { /* what every object of one answer has in common */
 };
 struct openai_usage {
     uint64_t prompt, completion;
+    uint64_t cached; /* of prompt: found computed already */
 };
 
 /* Whole answer.  finish: "stop" or "length". */

@@ -198,8 +198,12 @@ static int choose(struct policy *p, struct sequence *s)
     uint32_t instance;
 
     if (s->scheduled) {
+        uint32_t was = s->instance;
+
         if (sched_resume(p->sched, now, s->request->seq, &instance, NULL) != 0)
             return -1;
+        if (instance != was)
+            sequence_order_close(p, s); /* where it is away, or not at all */
     } else if (sched_arrive(p->sched, now, &arrival, &instance, NULL) != 0) {
         return -1;
     }
@@ -266,7 +270,7 @@ static int suspect_is_open(const struct instance *in)
     return 0;
 }
 
-static void open_sequence(struct policy *p, struct instance *in, struct sequence *s)
+static void open_sequence(struct instance *in, const struct sequence *s)
 {
     struct order_seq order = {
         .kind = ORDER_SEQ_OPEN,
@@ -275,12 +279,12 @@ static void open_sequence(struct policy *p, struct instance *in, struct sequence
         .tokens = s->count,
         .generated = s->count - s->prompt,
         .max_tokens = s->request->max_tokens,
+        .sharing = s->request->sharing,
         .sampling = s->request->sampling,
     };
 
     engine_link_send(in->link, &order, sizeof order);
     send_tokens(in, s);
-    set_state(p, s, SEQUENCE_OPEN);
 }
 
 void sequence_place(struct policy *p, struct sequence *s)
@@ -309,7 +313,11 @@ void sequence_place(struct policy *p, struct sequence *s)
                (is_suspect(p, s) && suspect_is_open(in))) {
         sequence_take_back(p, s, SEQUENCE_HELD); /* behind older ones that wait */
     } else {
-        open_sequence(p, in, s);
+        if (s->away)
+            swap_fetch(in, s);
+        else
+            open_sequence(in, s);
+        set_state(p, s, SEQUENCE_OPEN);
     }
 }
 
@@ -389,15 +397,16 @@ int sequence_append(struct policy *p, struct sequence *s, const struct event_row
     return 1;
 }
 
-void sequence_order_close(struct policy *p, const struct sequence *s)
+void sequence_order_close(struct policy *p, struct sequence *s)
 {
     struct instance *in = &p->instances[s->instance];
     struct order_ref order = {
         .kind = ORDER_SEQ_CLOSE, .model = s->request->model, .seq = s->request->seq};
 
-    if (s->state != SEQUENCE_OPEN || in->link == NULL)
+    if ((s->state != SEQUENCE_OPEN && !s->away) || in->link == NULL)
         return;
     engine_link_send(in->link, &order, sizeof order);
+    s->away = 0;
     in->settled_turn = p->turns + 1;
 }
 
