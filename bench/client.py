@@ -40,6 +40,7 @@ class Pool:
             if line.startswith(b"data: {"):
                 usage = json.loads(line[6:]).get("usage") or usage
         assert usage["completion_tokens"] == new
+        return usage
 
     def together(self, requests, new):
         """requests: (model, prompt) each, all at the same time."""

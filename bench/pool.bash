@@ -44,6 +44,8 @@ pool_start()
         printf '%s\n' ClusterName=bench NodeName=rig RunDir=/run/modelpool \
             "StateDir=$RIG_DIR/modelpool" "Engine=$RIG_PREFIX/libexec/modelpool-engine" \
             Identity=none
+        # What a bench asks again is to be computed again.
+        case "$*" in *SharePrefixes=*) ;; *) echo SharePrefixes=no ;; esac
         printf '%s\n' "$@"
     } >"$RIG_DIR/etc/modelpool.conf"
     rig_start_daemon

@@ -243,13 +243,14 @@ static int is_number(const char *key)
         "preemptions",   "prompt_tokens",
         "requests",      "restarts",
         "row",           "running",
-        "start_us",      "step_us",
-        "steps",         "switch_bytes",
-        "switch_us",     "switches",
-        "tokens",        "ttft_us",
-        "turns",         "uid",
-        "uptime",        "used",
-        "waiting",       "weight_bytes",
+        "spills",        "start_us",
+        "step_us",       "steps",
+        "switch_bytes",  "switch_us",
+        "switches",      "tokens",
+        "ttft_us",       "turns",
+        "uid",           "uptime",
+        "used",          "waiting",
+        "weight_bytes",
     };
 
     for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++)

@@ -134,6 +134,20 @@ static int set_identity(const char *text, void *field, struct error *err)
     return 0;
 }
 
+static int set_sharing(const char *text, void *field, struct error *err)
+{
+    enum config_sharing *to = field;
+    if (strcasecmp(text, "tenant") == 0)
+        *to = SHARE_TENANT;
+    else if (strcasecmp(text, "all") == 0)
+        *to = SHARE_ALL;
+    else if (strcasecmp(text, "no") == 0)
+        *to = SHARE_NO;
+    else
+        return error_set(err, STATUS_INVALID, "\"%s\" is none of tenant, all, no", text);
+    return 0;
+}
+
 static int set_scheduler(const char *text, void *field, struct error *err)
 {
     if (strcmp(text, "aegaeon") == 0 || strcmp(text, "sjf") == 0)
@@ -224,8 +238,10 @@ static const struct key scalar_keys[] = {
     {"NodeName", OFFSET(config, node), set_name, 0},
     {"RunDir", OFFSET(config, run_dir), set_path, 0},
     {"Scheduler", OFFSET(config, scheduler), set_scheduler, 0},
+    {"SharePrefixes", OFFSET(config, share_prefixes), set_sharing, 0},
     {"SlurmBin", OFFSET(config, slurm_bin), set_path, 0},
     {"StateDir", OFFSET(config, state_dir), set_path, 0},
+    {"SwapSpace", OFFSET(config, swap_space), set_cache, 0},
     {"TurnTime", OFFSET(config, turn_us), set_time, 0},
     {"User", OFFSET(config, user), set_text, 0},
     {"WaitMax", OFFSET(config, wait_max_us), set_time, 0},

@@ -44,6 +44,7 @@ struct config_slo {
 };
 
 enum config_identity { IDENTITY_SLURM, IDENTITY_NONE };
+enum config_sharing { SHARE_TENANT, SHARE_ALL, SHARE_NO };
 
 struct config {
     char *path;      /* the file that was read */
@@ -60,6 +61,9 @@ struct config {
     char *scheduler;               /* Scheduler=rr|fcfs|slack, default rr */
     uint64_t host_cache; /* HostCache=, default half of the host's memory: weights that wait for a
                           * GPU, of all instances of the node together */
+    enum config_sharing share_prefixes; /* SharePrefixes=tenant|all|no, default tenant */
+    uint64_t swap_space; /* SwapSpace=, default 0: KV in host memory, of all CPU instances of the
+                          * node together */
     int64_t turn_us;     /* TurnTime=, default 0.25 s: the longest turn while others wait */
     int64_t wait_max_us; /* WaitMax=, default 1 h: ceiling of --model-wait */
     struct config_model *models;

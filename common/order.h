@@ -33,20 +33,22 @@ enum order_kind {
     ORDER_SEQ_CLOSE,  /* struct order_ref: forget it at the next step boundary */
     ORDER_TURN,       /* struct order_turn: queued behind the running turn; at most 2 are held */
     ORDER_QUIT,       /* end now; so does the closing of the channel */
+    ORDER_SEQ_SPILL = 12, /* struct order_ref: its KV goes to host memory; it does not run until */
+    ORDER_SEQ_FETCH = 13, /* struct order_ref: its KV comes back, and it goes on */
 
     ORDER_SEQ_BIAS = 14, /* struct order_bias: between a sequence's ORDER_SEQ_OPEN and its tokens */
 
-    EVENT_READY = 64, /* struct event_ready: answers ORDER_HELLO */
-    EVENT_MODEL,      /* struct event_model: answers ORDER_MODEL */
-    EVENT_RESIDENCY,  /* struct event_residency: weights came or went */
-    EVENT_STEP,       /* struct event_step: all tokens of one step */
-    EVENT_SEQ_FAULT,  /* struct event_seq_fault: this sequence cannot go on, and why */
-    EVENT_TURN_END,   /* struct event_turn_end */
-
-    EVENT_LOGPROBS = 72, /* struct event_logprobs: of a token of the EVENT_STEP that comes next */
+    EVENT_READY = 64,     /* struct event_ready: answers ORDER_HELLO */
+    EVENT_MODEL,          /* struct event_model: answers ORDER_MODEL */
+    EVENT_RESIDENCY,      /* struct event_residency: weights came or went */
+    EVENT_STEP,           /* struct event_step: all tokens of one step */
+    EVENT_SEQ_FAULT,      /* struct event_seq_fault: this sequence cannot go on, and why */
+    EVENT_TURN_END,       /* struct event_turn_end */
+    EVENT_SEQ_MOVED = 71, /* struct event_seq_moved: answers ORDER_SEQ_SPILL and ORDER_SEQ_FETCH */
+    EVENT_LOGPROBS = 72,  /* struct event_logprobs: of a token of the EVENT_STEP that comes next */
 };
 
-struct order_ref { /* ORDER_LOAD, ORDER_UNLOAD (a model), ORDER_SEQ_CLOSE (a sequence) */
+struct order_ref { /* ORDER_LOAD, ORDER_UNLOAD (a model), ORDER_SEQ_* (a sequence) */
     uint32_t kind;
     uint32_t model;
     uint64_t seq;
@@ -66,6 +68,7 @@ struct order_hello {
     uint32_t precision;    /* enum order_precision */
     uint32_t reserved;
     uint64_t host_bytes; /* of master copies in host memory; a CPU's instance has none */
+    uint64_t swap_bytes; /* of KV in host memory (ORDER_SEQ_SPILL); 0: none */
     char instance[64];
 };
 
@@ -99,7 +102,7 @@ struct order_seq {
     uint32_t tokens;     /* how many follow: prompt and what was generated before */
     uint32_t generated;  /* the last `generated` of these are output */
     uint32_t max_tokens; /* of output in all: it ends with FINISH_LENGTH there */
-    uint32_t reserved;
+    uint32_t sharing;    /* equal prefixes of one model and number share pages; 0: nothing does */
     struct order_sampling sampling;
     uint32_t logprobs; /* 0: none; 1 + n: an EVENT_LOGPROBS a token, with the n likeliest tokens */
     uint32_t biases;   /* how many ORDER_SEQ_BIAS brings; 0: it does not come */
@@ -172,6 +175,8 @@ struct event_row {
     uint32_t finish;    /* enum finish; STOP: `token` is an end-of-sequence token */
     uint32_t position;  /* of the token in its sequence; a receiver drops what it has already */
     uint32_t prefilled; /* prompt tokens that were computed since the last event of this row */
+    uint32_t cached;    /* prompt tokens whose KV was found since then, and so not computed */
+    uint32_t reserved;
 };
 
 struct event_step {
@@ -205,6 +210,21 @@ struct event_seq_fault {
     uint32_t reserved;
     uint64_t seq;
     char text[ORDER_TEXT_MAX];
+};
+
+/*
+ * A spill: with ok 0 its KV did not get there (the host's budget is used up, or it has none), and
+ * it was dropped: the sequence is away all the same, and computes its KV again when it is fetched.
+ * A fetch: with ok 0 there was no room, and nothing has changed.
+ */
+struct event_seq_moved {
+    uint32_t kind;
+    uint32_t out; /* 1: spilled, 0: fetched */
+    uint64_t seq;
+    uint64_t bytes; /* copied */
+    uint64_t us;    /* that the copies took */
+    uint32_t ok;
+    uint32_t reserved;
 };
 
 enum turn_end {

@@ -139,6 +139,7 @@ static void send_instance(struct conn *conn, const struct policy_instance_status
     wire_put_u64(&w, "steps", in->steps);
     wire_put_u64(&w, "switches", in->switches);
     wire_put_u64(&w, "preemptions", in->preemptions);
+    wire_put_u64(&w, "spills", in->spills);
     wire_put_u64(&w, "tokens", in->tokens);
     wire_put_u64(&w, "switch_bytes", in->switch_bytes);
     wire_put_i64(&w, "step_us", in->step_us);

@@ -187,6 +187,8 @@ static size_t fixed_size(uint32_t kind)
         return sizeof(struct event_logprobs);
     case EVENT_SEQ_FAULT:
         return sizeof(struct event_seq_fault);
+    case EVENT_SEQ_MOVED:
+        return sizeof(struct event_seq_moved);
     case EVENT_TURN_END:
         return sizeof(struct event_turn_end);
     default:

@@ -90,7 +90,7 @@ static void leave(struct generation *g)
 static void send_stream_end(struct generation *g)
 {
     struct openai_answer a = generation_answer(g, NULL);
-    struct openai_usage usage = {g->prompt_count, g->completion};
+    struct openai_usage usage = {g->prompt_count, g->completion, (uint64_t)g->row.cached_tokens};
     int with_usage = g->request.include_usage, failed = 0;
 
     if (g->outcome != DONE)
@@ -111,7 +111,7 @@ static json_t *whole_answer(struct generation *g)
     const struct tokenizer *t = g->all->f->models[g->model].tokenizer;
     struct openai_choice choices[OPENAI_CHOICES_MAX];
     struct openai_answer a = generation_answer(g, NULL);
-    struct openai_usage usage = {g->prompt_count, g->completion};
+    struct openai_usage usage = {g->prompt_count, g->completion, (uint64_t)g->row.cached_tokens};
 
     for (uint32_t i = 0; i < g->request.n; i++) {
         struct choice *c = &g->choices[i];
@@ -296,9 +296,14 @@ static void on_row(struct generations *all, const struct event_row *row)
     }
 }
 
-/* What the choices used, together; a model that came for all of them came once. */
-static void add_usage(struct generation *g, const struct policy_usage *u)
+/* What the choices used, together; a model that came for all of them came once, and of the prompt,
+ * which is billed once, it counts what the first choice found. */
+static void add_usage(struct generation *g, const struct choice *c, const struct policy_usage *u)
 {
+    if (c == g->choices) {
+        g->row.cached_tokens = u->cached;
+        metrics_cached(g->all->metrics, g->model, u->cached);
+    }
     g->row.engine_us += u->engine_us;
     g->row.switches = u->switches > g->row.switches ? u->switches : g->row.switches;
     g->row.preemptions += u->preemptions;
@@ -314,7 +319,7 @@ static void on_done(struct generations *all, const struct policy_event *ev)
         return;
     c->submitted = 0;
     g->submitted--;
-    add_usage(g, &ev->usage);
+    add_usage(g, c, &ev->usage);
     int running = g->state == RUNNING && !c->finish;
     if (running && ev->finish != FINISH_NONE) { /* it ended without a token of its own */
         if (generation_finish(g, c, ev->finish == FINISH_STOP ? "stop" : "length", &err))

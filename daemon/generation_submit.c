@@ -5,6 +5,9 @@
 
 #include "daemon/generation_state.h"
 
+/* The numbers under which users share prefixes: above those of tenants. */
+#define SHARING_USERS 0x80000000u
+
 static void free_request(struct policy_request *r)
 {
     if (!r)
@@ -12,6 +15,22 @@ static void free_request(struct policy_request *r)
     free(r->tokens);
     free(r->biases);
     free(r);
+}
+
+/* Whose prefixes a request's may share pages with.  The accounts of jobs tell tenants apart; where
+ * there are none, users do.  A lease whose account is not known yet shares with nobody. */
+static uint32_t sharing(const struct generation *g)
+{
+    const struct config *config = g->all->f->config;
+    const struct lease *lease = g->grant->lease;
+
+    if (config->share_prefixes != SHARE_TENANT)
+        return config->share_prefixes == SHARE_ALL ? UINT32_MAX : 0;
+    if (lease->row.job != 0 && config->identity != IDENTITY_NONE)
+        return lease->tenant;
+    return lease->row.uid >= 0 && lease->row.uid < SHARING_USERS - 1
+               ? SHARING_USERS + (uint32_t)lease->row.uid
+               : 0;
 }
 
 /* A choice's own copy of what is asked; NULL without memory. */
@@ -25,6 +44,7 @@ static struct policy_request *request_of(const struct generation *g, const struc
         .seq = generation_seq(g, c),
         .model = g->model,
         .tenant = g->grant->lease->tenant,
+        .sharing = sharing(g),
         .max_tokens = g->request.max_tokens,
         .token_count = g->prompt_count,
         .tokens = malloc(g->prompt_count * sizeof *r->tokens),

@@ -14,7 +14,7 @@ struct histogram {
 };
 
 struct model_metrics {
-    uint64_t prompt_tokens, generation_tokens, finished[METRICS_FINISHES];
+    uint64_t prompt_tokens, cached_tokens, generation_tokens, finished[METRICS_FINISHES];
     struct histogram first_token, next_token, whole;
 };
 
@@ -77,6 +77,11 @@ static void observe(struct histogram *h, const int64_t *bounds, int64_t us)
 void metrics_prompt(struct metrics *m, uint32_t model, uint64_t tokens)
 {
     m->model[model].prompt_tokens += tokens;
+}
+
+void metrics_cached(struct metrics *m, uint32_t model, uint64_t tokens)
+{
+    m->model[model].cached_tokens += tokens;
 }
 
 void metrics_first_token(struct metrics *m, uint32_t model, int64_t us)
@@ -181,6 +186,11 @@ static void put_requests(struct page *p)
     for (size_t i = 0; i < n; i++)
         put(p, "vllm:prompt_tokens_total{model_name=\"%s\"} %" PRIu64 "\n", model_name(p, i),
             p->m->model[i].prompt_tokens);
+    head(p, "vllm:prefix_cache_hits_total", "counter",
+         "Prompt tokens that were found computed already.");
+    for (size_t i = 0; i < n; i++)
+        put(p, "vllm:prefix_cache_hits_total{model_name=\"%s\"} %" PRIu64 "\n", model_name(p, i),
+            p->m->model[i].cached_tokens);
     head(p, "vllm:generation_tokens_total", "counter", "Tokens generated.");
     for (size_t i = 0; i < n; i++)
         put(p, "vllm:generation_tokens_total{model_name=\"%s\"} %" PRIu64 "\n", model_name(p, i),
@@ -213,7 +223,7 @@ static void put_kv(struct page *p)
     }
 }
 
-enum instance_value { TURNS, STEPS, TOKENS, SWITCHES, SWITCH_BYTES, PREEMPTIONS, RESTARTS };
+enum instance_value { TURNS, STEPS, TOKENS, SWITCHES, SWITCH_BYTES, PREEMPTIONS, SPILLS, RESTARTS };
 
 static uint64_t instance_value(const struct policy_instance_status *s, enum instance_value what)
 {
@@ -230,6 +240,8 @@ static uint64_t instance_value(const struct policy_instance_status *s, enum inst
         return s->switch_bytes;
     case PREEMPTIONS:
         return s->preemptions;
+    case SPILLS:
+        return s->spills;
     case RESTARTS:
         return s->restarts;
     }
@@ -248,6 +260,7 @@ static void put_instances(struct page *p)
         {"modelpool_switches_total", "Times that a model was made resident.", SWITCHES},
         {"modelpool_switch_bytes_total", "Bytes copied by switches.", SWITCH_BYTES},
         {"modelpool_preemptions_total", "Sequences put back for want of memory.", PREEMPTIONS},
+        {"modelpool_spills_total", "Of these, those whose KV went to host memory.", SPILLS},
         {"modelpool_engine_restarts_total", "Times that the engine was started again.", RESTARTS},
     };
     const struct policy_snapshot *s = p->snapshot;

@@ -28,6 +28,8 @@ struct metrics *metrics_create(const struct config *config, struct error *err);
 void metrics_destroy(struct metrics *m);
 
 void metrics_prompt(struct metrics *m, uint32_t model, uint64_t tokens);
+/* Of a prompt's tokens, those that were not computed. */
+void metrics_cached(struct metrics *m, uint32_t model, uint64_t tokens);
 /* A request's first token, since its arrival. */
 void metrics_first_token(struct metrics *m, uint32_t model, int64_t us);
 /* Any later token, since the one before. */

@@ -102,6 +102,7 @@ struct openai_choice { /* of a whole answer */
 };
 struct openai_usage {
     uint64_t prompt, completion;
+    uint64_t cached; /* of prompt: found computed already */
 };
 
 /* Whole answer: [count] choices, in order. */

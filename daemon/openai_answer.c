@@ -98,9 +98,10 @@ json_t *openai_error_json(const struct openai_error *e)
 
 static json_t *usage_json(const struct openai_usage *u)
 {
-    return json_pack("{sI sI sI}", "prompt_tokens", (json_int_t)u->prompt, "completion_tokens",
-                     (json_int_t)u->completion, "total_tokens",
-                     (json_int_t)(u->prompt + u->completion));
+    return json_pack("{sI sI sI s{sI}}", "prompt_tokens", (json_int_t)u->prompt,
+                     "completion_tokens", (json_int_t)u->completion, "total_tokens",
+                     (json_int_t)(u->prompt + u->completion), "prompt_tokens_details",
+                     "cached_tokens", (json_int_t)u->cached);
 }
 
 /* An object of the answer with its choices; takes the references of choices and usage (which may

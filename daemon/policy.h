@@ -25,6 +25,7 @@ struct policy_request {
     uint64_t seq;     /* unique for the daemon's life, not 0, chosen by the front */
     uint32_t model;   /* index into config->models */
     uint32_t tenant;
+    uint32_t sharing; /* of prefixes: order_seq's */
     uint32_t max_tokens;
     uint32_t token_count;
     uint32_t *tokens; /* prompt, malloc'd: ownership passes to policy */
@@ -46,6 +47,8 @@ enum policy_event_kind {
 struct policy_usage {
     int64_t engine_us;
     uint32_t switches, preemptions, prefilled;
+    uint32_t cached; /* of the prompt, found computed already; of a sequence that was never given
+                      * anew, where it would be its own */
 };
 
 struct policy_event {
@@ -94,6 +97,7 @@ struct policy_instance_status {
     uint32_t restarts;
     int32_t pid;
     uint64_t turns, steps, switches, preemptions, tokens, switch_bytes;
+    uint64_t spills; /* of the preemptions: their KV went to host memory */
     int64_t step_us, switch_us;
 };
 struct policy_model_status {   /* of a model on an instance */

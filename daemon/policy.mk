@@ -13,6 +13,7 @@ daemon_libpolicy_a_SOURCES = \
     daemon/policy_event.c \
     daemon/policy_sequence.c \
     daemon/policy_snapshot.c \
+    daemon/policy_swap.c \
     daemon/policy_state.h \
     daemon/policy_turn.c \
     daemon/supervisor.c \

@@ -8,6 +8,7 @@
 
 #define MEMORY_SPEED  8e9  /* bytes/s that a step reads, as a first guess */
 #define LOAD_SPEED    1e9  /* bytes/s from a file */
+#define COPY_SPEED    2e9  /* bytes/s of KV to host memory and back */
 #define PREFILL_PART  0.3  /* a prompt's token, in decode steps of one row */
 #define ROW_PART      0.3  /* a further row */
 #define LEARNED       0.05 /* share of a measurement */
@@ -41,6 +42,7 @@ void cost_begin(struct instance *in, uint32_t model)
     c->prefill = step;
     c->prefill_token = PREFILL_PART * step;
     c->load = bytes / LOAD_SPEED + 1e-3;
+    c->kv_token = (double)in->models[model].status.kv_token_bytes / COPY_SPEED;
     tell(in, model);
 }
 
@@ -71,5 +73,16 @@ void cost_load(struct instance *in, uint32_t model, uint64_t us)
     if (!(c->decode > 0))
         return;
     c->load += 4 * (learn(c->load, (double)us / 1e6) - c->load); /* loads are few */
+    tell(in, model);
+}
+
+void cost_moved(struct instance *in, uint32_t model, uint64_t bytes, uint64_t us)
+{
+    struct cost *c = &in->models[model].cost;
+    double token = (double)in->models[model].status.kv_token_bytes;
+
+    if (!(c->decode > 0) || bytes == 0)
+        return;
+    c->kv_token += LEARNED * 4 * ((double)us / 1e6 * token / (double)bytes - c->kv_token);
     tell(in, model);
 }

@@ -86,6 +86,7 @@ static void send_hello(struct instance *in)
         .device = in->config->device == CONFIG_CUDA ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU,
         .gpu = in->config->gpu,
         .host_bytes = host_share(in->policy),
+        .swap_bytes = swap_share(in),
         .precision = in->config->precision,
     };
 
@@ -264,6 +265,7 @@ static void take_back_all(struct instance *in)
         next = TAILQ_NEXT(s, link);
         if (!s->scheduled || s->instance != in->index)
             continue;
+        s->away = 0;
         if (s->state == SEQUENCE_OPEN && s->request->model == ran &&
             ++s->deaths >= p->limits.deaths_max)
             sequence_end(p, s, FINISH_NONE, 0, STATUS_INTERNAL,

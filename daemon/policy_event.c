@@ -28,6 +28,8 @@ static void charge(struct engine_model *m, const struct event_step *ev, const st
 
     s->engine_ns += (int64_t)(ev->us * 1000 / rows);
     s->usage.prefilled += row->prefilled;
+    if (s->usage.preemptions == 0 && row->position == s->prompt)
+        s->usage.cached = row->cached < s->prompt ? row->cached : s->prompt;
     if (tokens == 0 || m->prefill_tokens == 0)
         return;
     if (tokens > m->prefill_tokens)
@@ -203,6 +205,9 @@ static void on_event(void *arg, const void *msg)
         break;
     case EVENT_SEQ_FAULT:
         on_fault(in, msg);
+        break;
+    case EVENT_SEQ_MOVED:
+        swap_moved(in, msg);
         break;
     case EVENT_TURN_END:
         turn_ended(in, msg);

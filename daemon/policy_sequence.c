@@ -199,8 +199,12 @@ static int choose(struct policy *p, struct sequence *s)
     uint32_t instance;
 
     if (s->scheduled) {
+        uint32_t was = s->instance;
+
         if (sched_resume(p->sched, now, s->request->seq, &instance, NULL) != 0)
             return -1;
+        if (instance != was)
+            sequence_order_close(p, s); /* where it is away, or not at all */
     } else if (sched_arrive(p->sched, now, &arrival, &instance, NULL) != 0) {
         return -1;
     }
@@ -281,7 +285,7 @@ static void send_biases(struct instance *in, const struct policy_request *r)
     engine_link_send(in->link, &msg, sizeof msg.order + bytes);
 }
 
-static void open_sequence(struct policy *p, struct instance *in, struct sequence *s)
+static void open_sequence(struct instance *in, const struct sequence *s)
 {
     struct order_seq order = {
         .kind = ORDER_SEQ_OPEN,
@@ -290,6 +294,8 @@ static void open_sequence(struct policy *p, struct instance *in, struct sequence
         .tokens = s->count,
         .generated = s->count - s->prompt,
         .max_tokens = s->request->max_tokens,
+        /* Not tried on GPUs yet. */
+        .sharing = in->config->device == CONFIG_CUDA ? 0 : s->request->sharing,
         .sampling = s->request->sampling,
         .logprobs = s->request->logprobs,
         .biases = s->request->bias_count,
@@ -298,7 +304,6 @@ static void open_sequence(struct policy *p, struct instance *in, struct sequence
     engine_link_send(in->link, &order, sizeof order);
     send_biases(in, s->request);
     send_tokens(in, s);
-    set_state(p, s, SEQUENCE_OPEN);
 }
 
 void sequence_place(struct policy *p, struct sequence *s)
@@ -327,7 +332,11 @@ void sequence_place(struct policy *p, struct sequence *s)
                (is_suspect(p, s) && suspect_is_open(in))) {
         sequence_take_back(p, s, SEQUENCE_HELD); /* behind older ones that wait */
     } else {
-        open_sequence(p, in, s);
+        if (s->away)
+            swap_fetch(in, s);
+        else
+            open_sequence(in, s);
+        set_state(p, s, SEQUENCE_OPEN);
     }
 }
 
@@ -407,15 +416,16 @@ int sequence_append(struct policy *p, struct sequence *s, const struct event_row
     return 1;
 }
 
-void sequence_order_close(struct policy *p, const struct sequence *s)
+void sequence_order_close(struct policy *p, struct sequence *s)
 {
     struct instance *in = &p->instances[s->instance];
     struct order_ref order = {
         .kind = ORDER_SEQ_CLOSE, .model = s->request->model, .seq = s->request->seq};
 
-    if (s->state != SEQUENCE_OPEN || in->link == NULL)
+    if ((s->state != SEQUENCE_OPEN && !s->away) || in->link == NULL)
         return;
     engine_link_send(in->link, &order, sizeof order);
+    s->away = 0;
     in->settled_turn = p->turns + 1;
 }
 

@@ -3,7 +3,8 @@
  *
  * A sequence is in one of three states:
  *   WAITING  no engine has it: its model's engines are not up, or their queues are full
- *   HELD     it belongs to an instance whose memory is full: given anew when pages can be expected
+ *   HELD     it belongs to an instance whose memory is full: given anew when pages can be expected,
+ *            or fetched, if its engine still has it with its KV in host memory (away)
  *   OPEN     an engine has it
  * WAITING -> OPEN or HELD (sequence_place), OPEN -> HELD (turn_preempt), HELD -> WAITING -> OPEN
  * (sequence_release), any -> WAITING (the engine died), any -> ended (sequence_end).
@@ -49,6 +50,7 @@ struct sequence {
     uint32_t capacity; /* of request->tokens */
     enum sequence_state state;
     int scheduled;     /* sched knows it, and instance is where */
+    int away;          /* not OPEN, but the engine of `instance` has it: policy_swap.c */
     uint32_t instance; /* index into policy->instances */
     uint32_t deaths;
     int64_t engine_ns;
@@ -164,7 +166,7 @@ void sequence_end(struct policy *p, struct sequence *s, enum finish finish, int 
 /* One more token: 1 if it is new and passed on, 0 if it is known already, -1 if it does not fit
  * behind the others.  */
 int sequence_append(struct policy *p, struct sequence *s, const struct event_row *row);
-void sequence_order_close(struct policy *p, const struct sequence *s);
+void sequence_order_close(struct policy *p, struct sequence *s);
 
 /* --- policy_engine.c: life of an engine --- */
 void engine_start(struct instance *in);
@@ -185,11 +187,22 @@ int engine_can_run(const struct instance *in, uint32_t model);
 void turn_feed(struct instance *in);
 void turn_ended(struct instance *in, const struct event_turn_end *ev);
 
+/* --- policy_swap.c: KV in host memory --- */
+uint64_t swap_share(const struct instance *in);
+/* An OPEN sequence gives way, and its engine keeps its KV: 1, and the caller holds it.  0: close
+ * it.
+ */
+int swap_spill(struct instance *in, struct sequence *s);
+/* A sequence that is away comes back. */
+void swap_fetch(struct instance *in, struct sequence *s);
+void swap_moved(struct instance *in, const struct event_seq_moved *ev);
+
 /* --- policy_cost.c: what steps and loads cost, for the scheduler --- */
 /* The model's file was read. */
 void cost_begin(struct instance *in, uint32_t model);
 void cost_step(struct instance *in, uint32_t model, const struct event_step *ev);
 void cost_load(struct instance *in, uint32_t model, uint64_t us);
+void cost_moved(struct instance *in, uint32_t model, uint64_t bytes, uint64_t us);
 
 /* --- policy_event.c: what engines say --- */
 extern const struct engine_link_calls engine_calls;

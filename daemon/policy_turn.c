@@ -2,8 +2,8 @@
  * policy_turn.c - turns: keep the engine fed, and make room when its memory is full
  *
  * The engine holds two turns, so it goes from one to the next without asking.  Memory is made by
- * closing sequences, the newest first: they are given anew, with the tokens so far, when pages can
- * be expected.
+ * closing or spilling sequences, the newest first: they are given anew, with the tokens so far, or
+ * fetched, when pages can be expected.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -51,12 +51,13 @@ static void preempt(struct policy *p, struct sequence *s)
 {
     struct instance *in = &p->instances[s->instance];
 
-    sequence_order_close(p, s);
+    if (!swap_spill(in, s))
+        sequence_order_close(p, s);
     s->usage.preemptions++;
     in->status.preemptions++;
     sequence_take_back(p, s, SEQUENCE_HELD);
-    log_debug("instance %s: sequence %" PRIu64 " is given anew later", in->config->name,
-              s->request->seq);
+    log_debug("instance %s: sequence %" PRIu64 " %s later", in->config->name, s->request->seq,
+              s->away ? "is fetched" : "is given anew");
 }
 
 /* The newest open sequence of the instance's other models. */

@@ -75,6 +75,10 @@ int channel_check(const void *data, size_t len, struct error *err)
         return check_tokens(data, len, err);
     case ORDER_SEQ_BIAS:
         return check_bias(data, len, err);
+    case ORDER_SEQ_SPILL:
+        return check_length("spill", len, sizeof(struct order_ref), err);
+    case ORDER_SEQ_FETCH:
+        return check_length("fetch", len, sizeof(struct order_ref), err);
     case ORDER_SEQ_CLOSE:
         return check_length("close", len, sizeof(struct order_ref), err);
     case ORDER_TURN:

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "engine/room.h"
 #include "engine/turn.h"
 
 #define BATCH_DEFAULT 32u
@@ -222,6 +223,33 @@ static void order_bias(struct engine *e, const struct order_bias *o)
         engine_fault(e, s, err.text);
 }
 
+/* What is in flight of it is collected first, and may end it.  NULL: there is none (any more). */
+static struct sequence *settled_sequence(struct engine *e, uint64_t id)
+{
+    if (e->flight.count > 0)
+        turn_drain(e);
+    return sequence_find(&e->sequences, id);
+}
+
+static void order_spill(struct engine *e, const struct order_ref *o)
+{
+    struct sequence *s = settled_sequence(e, o->seq);
+
+    if (s != NULL)
+        swap_spill(&e->swap, s);
+}
+
+static void order_fetch(struct engine *e, const struct order_ref *o)
+{
+    struct sequence *s = settled_sequence(e, o->seq);
+    const struct model *running = NULL;
+
+    if (e->turn_count > 0)
+        running = residency_find(&e->residency, e->turns[0].order.model);
+    if (s != NULL)
+        swap_fetch(&e->swap, s, running);
+}
+
 int engine_order(struct engine *e, const void *order, const struct channel_files *files)
 {
     uint32_t kind;
@@ -255,6 +283,12 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
         if (s != NULL)
             engine_close(e, s);
         break;
+    case ORDER_SEQ_SPILL:
+        order_spill(e, order);
+        break;
+    case ORDER_SEQ_FETCH:
+        order_fetch(e, order);
+        break;
     case ORDER_TURN:
         turn_queue(e, order);
         break;
@@ -275,6 +309,33 @@ static struct device *create_device(const struct order_hello *hello, struct erro
     return device_create(hello->threads, precision, STEP_ROWS_CPU, ENGINE_COLS_MAX, err);
 }
 
+static void send_moved(void *context, const struct sequence *s, int out, int ok, uint64_t bytes,
+                       uint64_t us)
+{
+    struct event_seq_moved event = {.kind = EVENT_SEQ_MOVED,
+                                    .out = (uint32_t)out,
+                                    .seq = s->id,
+                                    .bytes = bytes,
+                                    .us = us,
+                                    .ok = (uint32_t)ok};
+
+    engine_send(context, &event, sizeof(event));
+}
+
+static uint32_t kv_spare(void *context)
+{
+    const struct engine *e = context;
+
+    return pages_spare(e->pages);
+}
+
+static void kv_reclaim(void *context, uint32_t handles)
+{
+    struct engine *e = context;
+
+    room_for_handles(&e->sequences, handles);
+}
+
 static int create_parts(struct engine *e, const struct order_hello *hello, struct error *err)
 {
     e->device = create_device(hello, err);
@@ -291,10 +352,20 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     e->pages = pages_create(e->arena, err);
     if (e->pages == NULL)
         return -1;
-    sequence_list_init(&e->sequences, e->pages);
+    e->prefixes = prefix_create(e->pages, err);
+    if (e->prefixes == NULL)
+        return -1;
+    sequence_list_init(&e->sequences, e->pages, e->prefixes, &e->swap);
+    e->swap = (struct swap){.sequences = &e->sequences,
+                            .residency = &e->residency,
+                            .budget = device_kind(e->device) == DEVICE_CPU ? hello->swap_bytes : 0,
+                            .notify = send_moved,
+                            .context = e};
     e->residency.arena = e->arena;
     e->residency.host.budget = device_kind(e->device) == DEVICE_CPU ? 0 : hello->host_bytes;
     e->residency.notify = send_residency;
+    e->residency.spare = kv_spare;
+    e->residency.reclaim = kv_reclaim;
     e->residency.context = e;
     e->sampler = sampler_create(err);
     return e->sampler == NULL ? -1 : 0;
@@ -350,6 +421,7 @@ void engine_destroy(struct engine *e)
         sequence_list_clear(&e->sequences);
     e->residency.notify = NULL;
     residency_clear(&e->residency);
+    prefix_destroy(e->prefixes);
     pages_destroy(e->pages);
     arena_destroy(e->arena);
     staging_close(&e->residency.staging);
@@ -360,14 +432,14 @@ void engine_destroy(struct engine *e)
     free(e);
 }
 
-/* Take what has come; sleep first if there is no turn to run.  1: the end. */
+/* Take what has come; sleep first if there is nothing to do.  1: the end. */
 static int take_orders(struct engine *e)
 {
     struct channel_files files;
     struct error err = {0};
 
-    for (int wait = e->turn_count == 0;; wait = e->turn_count == 0) {
-        int quit = 0;
+    for (;;) {
+        int quit = 0, wait = e->turn_count == 0 && e->swap.moving == 0;
         switch (channel_receive(&e->channel, wait, &files, &err)) {
         case CHANNEL_NONE:
             return 0;
@@ -412,8 +484,11 @@ int engine_serve(int fd, struct error *err)
         return -1;
     log_info("instance %s: %s, %" PRIu64 " MiB", e->instance, device_name(e->device),
              arena_handles(e->arena) * arena_handle_bytes(e->arena) >> 20);
-    while (!e->gone && !take_orders(e))
-        turn_advance(e);
+    while (!e->gone && !take_orders(e)) {
+        swap_advance(&e->swap, SWAP_PIECE);
+        if (e->turn_count > 0)
+            turn_advance(e);
+    }
     engine_destroy(e);
     return 0;
 }

@@ -10,6 +10,7 @@
 #include "engine/channel.h"
 #include "engine/sampler.h"
 #include "engine/step.h"
+#include "engine/swap.h"
 
 #define ENGINE_TURNS_MAX 2u
 #define ENGINE_BATCH_MAX STEP_BATCH_MAX
@@ -29,8 +30,10 @@ struct engine {
     struct device *device;
     struct arena *arena;
     struct pages *pages;
+    struct prefix_cache *prefixes;
     struct residency residency;
     struct sequence_list sequences;
+    struct swap swap;
     struct workspace workspace;
     struct flight flight;
     struct sampler *sampler;

@@ -15,14 +15,22 @@ engine_libengine_a_SOURCES = \
     engine/logprobs.h \
     engine/pages.c \
     engine/pages.h \
+    engine/prefix.c \
+    engine/prefix.h \
     engine/residency.c \
     engine/residency.h \
+    engine/room.c \
+    engine/room.h \
     engine/sampler.c \
     engine/sampler.h \
     engine/sequence.c \
     engine/sequence.h \
+    engine/share.c \
+    engine/share.h \
     engine/step.c \
     engine/step.h \
+    engine/swap.c \
+    engine/swap.h \
     engine/turn.c \
     engine/turn.h \
     engine/weights.c \
@@ -73,7 +81,11 @@ check_PROGRAMS += \
     tests/unit/engine_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test \
-    tests/unit/logprobs_test
+    tests/unit/kv_fault_test \
+    tests/unit/kv_property_test \
+    tests/unit/logprobs_test \
+    tests/unit/pages_test \
+    tests/unit/prefix_test
 TESTS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
@@ -83,7 +95,11 @@ TESTS += \
     tests/unit/engine_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test \
-    tests/unit/logprobs_test
+    tests/unit/kv_fault_test \
+    tests/unit/kv_property_test \
+    tests/unit/logprobs_test \
+    tests/unit/pages_test \
+    tests/unit/prefix_test
 EXTRA_DIST += tests/golden/families
 tests_unit_engine_channel_test_SOURCES = \
     tests/unit/engine_channel_test.c \
@@ -137,8 +153,27 @@ tests_unit_families_test_SOURCES = \
     tests/unit/engine_rig.h \
     tests/unit/families_test.c
 tests_unit_families_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_kv_fault_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/kv_fault_test.c
+tests_unit_kv_fault_test_LDFLAGS = -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=device_map
+tests_unit_kv_fault_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_kv_property_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/kv_property_test.c
+tests_unit_kv_property_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_logprobs_test_SOURCES = \
     engine/logprobs.c \
     engine/logprobs.h \
     tests/unit/logprobs_test.c
 tests_unit_logprobs_test_LDADD = $(CMOCKA_LIBS) -lm
+tests_unit_pages_test_SOURCES = \
+    tests/unit/pages_test.c
+tests_unit_pages_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_prefix_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/prefix_test.c
+tests_unit_prefix_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)

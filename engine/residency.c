@@ -50,6 +50,8 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
     for (uint32_t i = 0; i < r->count; i++)
         if (r->models[i]->resident && r->models[i] != keep)
             room += r->models[i]->handle_count;
+    if (r->spare != NULL && arena_held(r->arena, ARENA_FREE) < m->handle_count)
+        room += r->spare(r->context);
     if (room < m->handle_count)
         return error_set(
             err, STATUS_EXHAUSTED,
@@ -58,6 +60,8 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
             m->name, m->handle_count * size >> 20, arena_handles(r->arena) * size >> 20,
             arena_held(r->arena, ARENA_KV) * size >> 20,
             keep != NULL && keep->resident ? " and another model runs" : "");
+    if (r->reclaim != NULL)
+        r->reclaim(r->context, m->handle_count);
     while (arena_held(r->arena, ARENA_FREE) < m->handle_count)
         if (!residency_evict(r, m, keep))
             return error_set(err, STATUS_INTERNAL, "model %s: the arena's count is wrong", m->name);

@@ -1,8 +1,9 @@
 /*
  * residency.h - which models' weights are in the arena
  *
- * Several stay while they fit.  Who must go is the least recently used one that does not run.  KV
- * is never taken for weights: that is the daemon's decision, by closing sequences.
+ * Several stay while they fit.  Who must go is the least recently used one that does not run.  The
+ * KV of sequences is never taken for weights: that is the daemon's decision, by closing or spilling
+ * them.  What KV nobody uses goes before any weights do.
  */
 #ifndef MP_ENGINE_RESIDENCY_H
 #define MP_ENGINE_RESIDENCY_H
@@ -21,6 +22,10 @@ struct residency {
     uint64_t stamp;
     /* Told of each arrival and departure: weights' bytes, and microseconds of the copy. */
     void (*notify)(void *context, const struct model *m, int resident, uint64_t bytes, uint64_t us);
+    /* Handles that KV could give without loss; and let it give until so many are free, if it can.
+     * NULL: there is no KV. */
+    uint32_t (*spare)(void *context);
+    void (*reclaim)(void *context, uint32_t handles);
     void *context;
 };
 

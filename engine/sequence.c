@@ -5,11 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-void sequence_list_init(struct sequence_list *l, struct pages *pool)
+#include "engine/share.h"
+#include "engine/swap.h"
+
+void sequence_list_init(struct sequence_list *l, struct pages *pool, struct prefix_cache *prefixes,
+                        struct swap *swap)
 {
     TAILQ_INIT(&l->queue);
     l->count = 0;
     l->pool = pool;
+    l->prefixes = prefixes;
+    l->swap = swap;
 }
 
 void sequence_list_clear(struct sequence_list *l)
@@ -56,17 +62,53 @@ static int check_open(const struct sequence_list *l, const struct model *m,
 /* Room for the pages of `limit` tokens. */
 static int open_pages(struct page_list *p, const struct kv_layout *kv, uint32_t limit)
 {
-    p->pages = calloc((limit + kv->page_tokens - 1) / kv->page_tokens, sizeof(*p->pages));
-    return p->pages == NULL ? -1 : 0;
+    uint32_t room = (limit + kv->page_tokens - 1) / kv->page_tokens;
+
+    p->pages = calloc(room, sizeof(*p->pages));
+    p->shared = calloc(room, sizeof(struct prefix_page *));
+    return p->pages == NULL || p->shared == NULL ? -1 : 0;
 }
 
-/* Give back those of the first `count` that are still there. */
-static void give_pages(struct sequence_list *l, struct page_list *p, uint32_t count)
+static void give_page(struct sequence_list *l, struct page_list *p, uint32_t i)
 {
-    for (; p->gone < count; p->gone++) {
-        pages_give(l->pool, p->pages[p->gone]);
-        p->pages[p->gone] = NULL;
+    if (p->shared[i] != NULL)
+        prefix_release(l->prefixes, p->shared[i]);
+    else
+        pages_give(l->pool, p->pages[i]);
+    p->pages[i] = NULL;
+    p->shared[i] = NULL;
+}
+
+void sequence_give_first(struct sequence_list *l, struct page_list *p, uint32_t count)
+{
+    for (; p->gone < count; p->gone++)
+        give_page(l, p, p->gone);
+}
+
+void sequence_give_last(struct sequence_list *l, struct page_list *p)
+{
+    give_page(l, p, --p->count);
+}
+
+void sequence_give_all(struct sequence_list *l, struct sequence *s)
+{
+    for (int i = 0; i < 2; i++) {
+        struct page_list *p = &s->caches[i];
+        while (p->count > p->gone)
+            sequence_give_last(l, p);
+        p->count = p->gone = 0;
     }
+}
+
+static void free_sequence(struct sequence *s)
+{
+    for (int i = 0; i < 2; i++) {
+        free(s->caches[i].pages);
+        free(s->caches[i].shared);
+    }
+    free(s->tokens);
+    free(s->biases);
+    free(s);
 }
 
 struct sequence *sequence_open(struct sequence_list *l, struct model *m,
@@ -85,6 +127,7 @@ struct sequence *sequence_open(struct sequence_list *l, struct model *m,
     s->sampling = order->sampling;
     s->logprobs = order->logprobs;
     s->biases_room = order->biases;
+    s->sharing = order->sharing;
     s->announced = order->tokens;
     s->prompt = order->tokens - order->generated;
     limit = (uint64_t)s->prompt + order->max_tokens;
@@ -100,13 +143,8 @@ struct sequence *sequence_open(struct sequence_list *l, struct model *m,
     return s;
 nomem:
     error_set(err, STATUS_NOMEM, "no memory for a sequence of %" PRIu32 " tokens", order->tokens);
-    if (s != NULL) {
-        free(s->tokens);
-        free(s->biases);
-        for (int i = 0; i < 2; i++)
-            free(s->caches[i].pages);
-        free(s);
-    }
+    if (s != NULL)
+        free_sequence(s);
     return NULL;
 }
 
@@ -151,20 +189,17 @@ int sequence_append(struct sequence *s, const struct order_tokens *order, struct
 
 void sequence_close(struct sequence_list *l, struct sequence *s)
 {
-    for (int i = 0; i < 2; i++) {
-        give_pages(l, &s->caches[i], s->caches[i].count);
-        free(s->caches[i].pages);
-    }
+    swap_forget(l->swap, s);
+    share_end(l, s);
+    sequence_give_all(l, s);
     TAILQ_REMOVE(&l->queue, s, link);
     l->count--;
-    free(s->tokens);
-    free(s->biases);
-    free(s);
+    free_sequence(s);
 }
 
 int sequence_ready(const struct sequence *s)
 {
-    return s->count >= s->announced;
+    return s->place == SEQUENCE_HERE && s->count >= s->announced;
 }
 
 int sequence_host_sampled(const struct sequence *s)
@@ -194,6 +229,11 @@ int sequence_any_ready(const struct sequence_list *l, const struct model *m)
     return 0;
 }
 
+uint32_t sequence_unseen(const struct kv_layout *kv, uint32_t window, uint32_t computed)
+{
+    return window != 0 && computed >= window ? (computed + 1 - window) / kv->page_tokens : 0;
+}
+
 /* Pages of one kind for the first `tokens` positions, of which a token sees the last `window`. */
 static int reserve(struct sequence_list *l, struct page_list *p, const struct kv_layout *kv,
                    uint32_t window, uint32_t computed, uint32_t tokens)
@@ -202,8 +242,7 @@ static int reserve(struct sequence_list *l, struct page_list *p, const struct kv
 
     if (kv->layers == 0)
         return 0;
-    if (window != 0 && computed >= window)
-        give_pages(l, p, (computed + 1 - window) / kv->page_tokens);
+    sequence_give_first(l, p, sequence_unseen(kv, window, computed));
     while (p->count < want) {
         void *page = pages_take(l->pool, kv->page_bytes);
         if (page == NULL)

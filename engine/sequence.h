@@ -12,10 +12,13 @@
 #include <sys/queue.h>
 
 #include "common/order.h"
-#include "engine/pages.h"
+#include "engine/prefix.h"
 #include "engine/weights.h"
 
 #define SEQUENCES_MAX 4096u
+
+/* Where its KV is (swap.h): it runs only with SEQUENCE_HERE. */
+enum sequence_place { SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_AWAY, SEQUENCE_COMING };
 
 struct sequence {
     TAILQ_ENTRY(sequence) link; /* in order of arrival */
@@ -35,11 +38,21 @@ struct sequence {
     uint32_t pending;   /* tokens that steps in flight pick */
     uint32_t fed;       /* which row of the last one's picks */
     /* Of model.kv and of kv_local: room for limit tokens, pages there have been, how many of those
-     * (the first ones, now NULL) were given back. */
+     * (the first ones, now NULL) were given back; which pages are the prefix cache's, not its own.
+     */
     struct page_list {
         void **pages;
+        struct prefix_page **shared;
         uint32_t count, gone;
     } caches[2];
+    /* Sharing of prefixes (share.h): 0: none.  Its first `blocks` blocks are those down to `at`. */
+    uint32_t sharing;
+    uint32_t blocks;
+    struct prefix_block *at; /* held; NULL: it has not begun */
+    uint32_t cached;         /* prompt tokens that were found since the last event */
+    enum sequence_place place;
+    struct swapped
+        *swapped; /* its KV in host memory, or on the way; NULL: nothing of it is there */
 };
 
 TAILQ_HEAD(sequence_queue, sequence);
@@ -48,9 +61,12 @@ struct sequence_list {
     struct sequence_queue queue;
     uint32_t count;
     struct pages *pool;
+    struct prefix_cache *prefixes;
+    struct swap *swap; /* told when a sequence is closed */
 };
 
-void sequence_list_init(struct sequence_list *l, struct pages *pool);
+void sequence_list_init(struct sequence_list *l, struct pages *pool, struct prefix_cache *prefixes,
+                        struct swap *swap);
 void sequence_list_clear(struct sequence_list *l);
 /* NULL if there is none of that number. */
 struct sequence *sequence_find(const struct sequence_list *l, uint64_t id);
@@ -67,7 +83,7 @@ int sequence_bias(struct sequence *s, const struct order_bias *order, struct err
 /* Give its pages back and forget it. */
 void sequence_close(struct sequence_list *l, struct sequence *s);
 
-/* All tokens have come. */
+/* All tokens have come, and its KV is here. */
 int sequence_ready(const struct sequence *s);
 /* A step may have it: ready, not at its limit, and if its next token is in flight, then one that
  * the device picks and feeds by itself. */
@@ -80,5 +96,13 @@ int sequence_any_ready(const struct sequence_list *l, const struct model *m);
 /* Pages for positions 0..tokens-1, but for those that no token from position `computed` on sees:
  * they are given back.  -1 if the pool is out of room; what was taken stays with it. */
 int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens);
+/* How many of the first pages of a kind no token from position `computed` on sees. */
+uint32_t sequence_unseen(const struct kv_layout *kv, uint32_t window, uint32_t computed);
+/* Give back those of the first `count` pages of a kind that are still there. */
+void sequence_give_first(struct sequence_list *l, struct page_list *p, uint32_t count);
+/* Give back the last page of a kind, which is there. */
+void sequence_give_last(struct sequence_list *l, struct page_list *p);
+/* Give all pages back, the last one first. */
+void sequence_give_all(struct sequence_list *l, struct sequence *s);
 
 #endif

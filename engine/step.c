@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "engine/room.h"
+#include "engine/share.h"
 
 static struct plan plan_at(const struct flight *f, uint8_t *base)
 {
@@ -162,7 +164,7 @@ static int reserve(struct sequence_list *seqs, struct sequence *s, uint32_t toke
                    struct residency *r)
 {
     while (sequence_reserve(seqs, s, tokens) != 0)
-        if (!residency_evict(r, s->model, NULL))
+        if (!room_for_page(seqs) && !residency_evict(r, s->model, NULL))
             return -1;
     return 0;
 }
@@ -196,16 +198,10 @@ static void add_head(struct step *st, struct sequence *s)
 /* Rows of one sequence: its next n tokens.  One that is pending is the last of them. */
 static void add_run(struct step *st, struct sequence *s, uint32_t n)
 {
-    const struct model *m = s->model;
     struct attn_row *run = &st->plan.runs[st->run_count];
-    struct attn_row *local = &st->plan.local_runs[st->run_count];
     uint32_t known = s->count - s->computed;
 
     *run = (struct attn_row){.first_row = st->rows, .count = n, .first_pos = s->computed};
-    *local = *run;
-    run->table = add_table(st, &s->caches[0], &m->kv, s->computed + n);
-    if (m->kv_local.layers != 0)
-        local->table = add_table(st, &s->caches[1], &m->kv_local, s->computed + n);
     memcpy(st->plan.tokens + st->rows, s->tokens + s->computed,
            (n < known ? n : known) * sizeof(*s->tokens));
     if (n > known) {
@@ -223,6 +219,15 @@ static void add_run(struct step *st, struct sequence *s, uint32_t n)
         add_head(st, s);
 }
 
+/* Another one of this step computes what it needs next: it takes that over in the next step. */
+static int follows_another(const struct step *st, const struct sequence *s)
+{
+    for (uint32_t i = 0; i < st->run_count; i++)
+        if (share_follows(s, st->members[i], st->plan.runs[i].count))
+            return 1;
+    return 0;
+}
+
 /* One pass over the batch: the decoding ones, or the others.  -1: no page for *s. */
 static int add_runs(struct step *st, struct sequence **batch, uint32_t count, int decoding,
                     struct sequence_list *seqs, struct residency *r, uint32_t rows_max)
@@ -230,7 +235,7 @@ static int add_runs(struct step *st, struct sequence **batch, uint32_t count, in
     for (uint32_t i = 0; i < count && st->rows < rows_max; i++) {
         struct sequence *s = batch[i];
         uint32_t n = s->count + s->pending - s->computed;
-        if ((n == 1) != decoding)
+        if ((n == 1) != decoding || (!decoding && follows_another(st, s)))
             continue;
         if (n > rows_max - st->rows)
             n = rows_max - st->rows;
@@ -241,6 +246,20 @@ static int add_runs(struct step *st, struct sequence **batch, uint32_t count, in
         add_run(st, s, n);
     }
     return 0;
+}
+
+/* The runs' page tables, once all pages are taken: taking one may have moved others. */
+static void add_tables(struct step *st)
+{
+    for (uint32_t i = 0; i < st->run_count; i++) {
+        const struct sequence *s = st->members[i];
+        struct attn_row *run = &st->plan.runs[i], *local = &st->plan.local_runs[i];
+        uint64_t tokens = s->computed + run->count;
+        *local = *run;
+        run->table = add_table(st, &s->caches[0], &s->model->kv, tokens);
+        if (s->model->kv_local.layers != 0)
+            local->table = add_table(st, &s->caches[1], &s->model->kv_local, tokens);
+    }
 }
 
 enum step_result step_build(struct flight *f, struct step *st, struct model *m,
@@ -261,8 +280,10 @@ enum step_result step_build(struct flight *f, struct step *st, struct model *m,
         /* One that waits for its token to be picked keeps its place. */
         if (s->model == m && sequence_ready(s)) {
             places++;
-            if (sequence_runnable(s))
-                batch[count++] = s;
+            if (!sequence_runnable(s))
+                continue;
+            share_attach(seqs, s);
+            batch[count++] = s;
         }
     }
     if (count == 0)
@@ -270,6 +291,7 @@ enum step_result step_build(struct flight *f, struct step *st, struct model *m,
     if (add_runs(st, batch, count, 1, seqs, r, rows_max) != 0 ||
         add_runs(st, batch, count, 0, seqs, r, rows_max) != 0)
         return STEP_KV_FULL;
+    add_tables(st);
     return STEP_READY;
 }
 
@@ -302,7 +324,7 @@ void step_input(struct flight *f, struct step *st, struct forward_input *in)
     in->head_count = st->head_count;
 }
 
-void step_advance(struct step *st)
+void step_advance(struct step *st, struct sequence_list *seqs)
 {
     for (uint32_t i = 0; i < st->run_count; i++) {
         struct sequence *s = st->members[i];
@@ -310,6 +332,7 @@ void step_advance(struct step *st)
         s->computed += st->plan.runs[i].count;
         if (before < s->prompt)
             s->prefilled += (s->computed < s->prompt ? s->computed : s->prompt) - before;
+        share_publish(seqs, s);
     }
     for (uint32_t i = 0; i < st->head_count; i++) {
         st->head_members[i]->pending++;
@@ -358,7 +381,7 @@ static struct graph *find_graph(const struct step *st, uint32_t *size)
     return NULL;
 }
 
-void step_launch(struct flight *f, struct step *st, struct workspace *w)
+void step_launch(struct flight *f, struct step *st, struct sequence_list *seqs, struct workspace *w)
 {
     struct device *d = f->device;
     uint64_t vocabulary = st->model->arch.vocabulary;
@@ -389,7 +412,7 @@ void step_launch(struct flight *f, struct step *st, struct workspace *w)
                         vocabulary * sizeof(float));
     device_mark(d, (uint32_t)(st - f->steps));
     f->count++;
-    step_advance(st);
+    step_advance(st, seqs);
 }
 
 int step_wait(struct flight *f, struct step **st, struct error *err)

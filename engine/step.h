@@ -80,17 +80,19 @@ void flight_forget(struct flight *f, const struct sequence *s);
 
 /* The step that is built next; there is room in flight for it. */
 struct step *flight_next(struct flight *f);
-/* Fill it with at most rows_max rows and take its pages, evicting weights of models that do not run
- * if need be. */
+/* Fill it with at most rows_max rows and take its pages, evicting prefixes that nobody uses and
+ * weights of models that do not run if need be. */
 enum step_result step_build(struct flight *f, struct step *st, struct model *m,
                             struct sequence_list *seqs, struct residency *r, uint32_t rows_max);
 /* Send the plan, and say what the forward pass is to do: the tokens of all rows, and logits of the
  * head rows. */
 void step_input(struct flight *f, struct step *st, struct forward_input *in);
-/* Its rows are as good as computed: positions, and a token that is pending, advance. */
-void step_advance(struct step *st);
+/* Its rows are as good as computed: positions, and a token that is pending, advance; what is full
+ * may be shared. */
+void step_advance(struct step *st, struct sequence_list *seqs);
 /* Ask for all of it: plan, forward pass, picks. */
-void step_launch(struct flight *f, struct step *st, struct workspace *w);
+void step_launch(struct flight *f, struct step *st, struct sequence_list *seqs,
+                 struct workspace *w);
 /* Wait for the oldest step in flight, which then no longer is.  -1: the device failed, and with it
  * all that it held. */
 int step_wait(struct flight *f, struct step **st, struct error *err);

@@ -79,9 +79,12 @@ static void row_fill(struct event_row *row, struct sequence *s, uint32_t token)
 {
     const struct arch *a = &s->model->arch;
 
-    *row = (struct event_row){
-        .seq = s->id, .token = token, .position = s->count, .prefilled = s->prefilled};
-    s->prefilled = 0;
+    *row = (struct event_row){.seq = s->id,
+                              .token = token,
+                              .position = s->count,
+                              .prefilled = s->prefilled,
+                              .cached = s->cached};
+    s->prefilled = s->cached = 0;
     s->tokens[s->count++] = token;
     s->announced = s->count;
     row->finish = s->count >= s->limit ? FINISH_LENGTH : FINISH_NONE;
@@ -211,11 +214,13 @@ static void kv_full(struct engine *e, struct sequence *s)
 {
     char text[ORDER_TEXT_MAX];
 
-    /* What is in flight may end sequences, and give their pages back. */
+    /* What is in flight may end sequences, and give their pages back; so does what is leaving. */
     if (e->flight.count > 0) {
         turn_drain(e);
         return;
     }
+    if (swap_finish_leaving(&e->swap))
+        return;
 
     /* If it alone with its weights is more than there is, waiting does not help. */
     if (!turn_ever_fits(e, s->model, s->count, text, sizeof(text))) {
@@ -236,7 +241,7 @@ static void ask(struct engine *e, struct turn *t, struct model *m)
 
     switch (step_build(&e->flight, st, m, &e->sequences, &e->residency, e->rows_max)) {
     case STEP_READY:
-        step_launch(&e->flight, st, &e->workspace);
+        step_launch(&e->flight, st, &e->sequences, &e->workspace);
         t->asked++;
         break;
     case STEP_IDLE: /* all wait for what is in flight */
@@ -261,11 +266,15 @@ void turn_advance(struct engine *e)
         return;
     }
     if (is_over(e, m, &reason)) {
+        if (reason == TURN_IDLE && swap_finish_coming(&e->swap, m))
+            return;
         turn_drain(e);
         end(e, reason, "");
         return;
     }
     if (residency_load(&e->residency, m, NULL, &bytes, &us, &err) != 0) {
+        if (swap_finish_leaving(&e->swap))
+            return;
         log_warn("instance %s: %s", e->instance, err.text);
         end(e, TURN_FAULT, err.text);
         return;

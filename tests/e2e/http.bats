@@ -70,6 +70,10 @@ openai()
 @test "/v1/chat/completions: whole and streamed are the same" { check chat; }
 @test "token ids as a prompt" { check tokens_as_prompt; }
 @test "stop strings, and tokens past them are not billed" { check stop; }
+@test "a prompt's beginning that is known is not computed again" { check prefix; }
+@test "another user's beginnings are not known" {
+    rig_as bob python3 "$RIG_TOOLS/http_check.py" prefix_of_others
+}
 @test "seed: the same one gives the same text" { check seed; }
 @test "n: several answers, one row of the ledger" { check choices; }
 @test "n: each answer ends by itself" { check choices_end; }
@@ -130,7 +134,7 @@ openai()
     healthy
 }
 
-@test "an engine that is killed loses no request and changes no token" { check_as_root engine_dies; }
+@test "an engine that is killed with 8 open streams: no token is doubled, none missing" { check_as_root engine_dies; }
 
 @test "an engine that is killed loses nothing of several answers" { check_as_root engine_dies_choices; }
 

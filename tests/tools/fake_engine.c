@@ -32,6 +32,8 @@ struct fake_sequence {
     struct order_seq order;
     uint32_t *tokens;
     uint32_t count, announced, computed, prefilled, pages, biases;
+    uint32_t away; /* pages in host memory */
+    int gone;      /* spilled: it does not run */
 };
 
 static struct {
@@ -41,7 +43,7 @@ static struct {
     struct order_turn turns[TURNS];
     struct event_turn_end end; /* of turns[0], so far */
     uint32_t turn_count;
-    uint64_t pages, clock, steps;
+    uint64_t pages, swapped, clock, steps;
     useconds_t step_us;
 } fake;
 
@@ -139,6 +141,7 @@ static void forget(struct fake_sequence *s)
         return;
     TAILQ_REMOVE(&fake.sequences, s, link);
     fake.pages -= s->pages;
+    fake.swapped -= s->away;
     free(s->tokens);
     free(s);
 }
@@ -198,6 +201,54 @@ static void fault(struct fake_sequence *s)
 
     send_event(&ev, sizeof ev);
     forget(s);
+}
+
+static void moved(const struct fake_sequence *s, uint32_t out, int ok)
+{
+    struct event_seq_moved ev = {.kind = EVENT_SEQ_MOVED,
+                                 .out = out,
+                                 .seq = s->order.seq,
+                                 .bytes = ok ? FAKE_PAGE_BYTES : 0,
+                                 .us = 1,
+                                 .ok = (uint32_t)ok};
+
+    send_event(&ev, sizeof ev);
+}
+
+static void spill(struct fake_sequence *s)
+{
+    int ok;
+
+    if (s == NULL)
+        return;
+    if (s->gone)
+        abort(); /* it is away already */
+    ok = (fake.swapped + s->pages) * FAKE_PAGE_BYTES <= fake.hello.swap_bytes;
+    s->gone = 1;
+    s->away = ok ? s->pages : 0;
+    s->computed = ok ? s->computed : 0;
+    fake.swapped += s->away;
+    fake.pages -= s->pages;
+    s->pages = 0;
+    moved(s, 1, ok);
+}
+
+static void fetch(struct fake_sequence *s)
+{
+    if (s == NULL)
+        return;
+    if (!s->gone)
+        abort(); /* it is here */
+    if (s->away > 0 && make_room(s->away * FAKE_PAGE_BYTES, s->order.model) != 0) {
+        moved(s, 0, 0);
+        return;
+    }
+    s->gone = 0;
+    s->pages = s->away;
+    fake.pages += s->away;
+    fake.swapped -= s->away;
+    s->away = 0;
+    moved(s, 0, 1);
 }
 
 /* --- orders ----------------------------------------------------------------------------------- */
@@ -266,6 +317,12 @@ static void take_order(const void *msg, const int *fds, size_t count)
         break;
     case ORDER_SEQ_CLOSE:
         forget(find(ref->seq));
+        break;
+    case ORDER_SEQ_SPILL:
+        spill(find(ref->seq));
+        break;
+    case ORDER_SEQ_FETCH:
+        fetch(find(ref->seq));
         break;
     case ORDER_TURN:
         if (fake.turn_count == TURNS)
@@ -407,7 +464,7 @@ static int step(void)
         uint32_t n = s->count - s->computed < FAKE_CHUNK ? s->count - s->computed : FAKE_CHUNK;
 
         next = TAILQ_NEXT(s, link);
-        if (s->order.model != fake.turns[0].model || s->count < s->announced ||
+        if (s->order.model != fake.turns[0].model || s->count < s->announced || s->gone ||
             out.event.batch == fake.hello.max_batch)
             continue;
         if (s->tokens[0] == FAKE_BROKEN) {
@@ -440,7 +497,7 @@ static int has_work(uint32_t model)
 
     TAILQ_FOREACH(s, &fake.sequences, link)
     {
-        if (s->order.model == model && s->count >= s->announced)
+        if (s->order.model == model && s->count >= s->announced && !s->gone)
             return 1;
     }
     return 0;

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import wire
@@ -454,6 +455,36 @@ def check_cancel_whole():
         assert rows[-1]["state"] == "cancelled" and rows[-1]["completion_tokens"] == "0", rows[-1]
 
 
+def check_prefix():
+    """A prompt that begins as one before it is computed from there on, and its answer is the same
+    as without; whose beginning it is not allowed to know it does not find."""
+    facts = " ".join(f"Fact {i}: the number {i} comes before {i + 1}." for i in range(30))
+    asks = [facts + " Question: what comes " + word for word in ("before 7?", "after 9?")]
+
+    def ask(prompt, **fields):
+        return result(complete(key, prompt, max_tokens=8, ignore_eos=True, **fields))
+
+    with lease() as key:
+        first, second, again = ask(asks[0]), ask(asks[1]), ask(asks[0])
+        chunks = list(events(complete(key, asks[0], max_tokens=8, ignore_eos=True, stream=True,
+                                      stream_options={"include_usage": True})))
+    used = [r["usage"]["prompt_tokens_details"]["cached_tokens"] for r in (first, second, again)]
+    tokens = first["usage"]["prompt_tokens"]
+    assert used[0] == 0 and tokens - 48 < used[1] < tokens and tokens - 17 <= used[2] < tokens, \
+        (used, tokens)
+    assert again["choices"] == first["choices"] and text_of(chunks) == first["choices"][0]["text"]
+    assert chunks[-1]["usage"] == again["usage"]
+    assert [int(ledger(r["id"])["cached_tokens"]) for r in (first, second, again)] == used
+
+
+def check_prefix_of_others():
+    """As another user, after check_prefix."""
+    facts = " ".join(f"Fact {i}: the number {i} comes before {i + 1}." for i in range(30))
+    with lease() as key:
+        r = result(complete(key, facts + " Question: what comes before 7?", max_tokens=8))
+    assert r["usage"]["prompt_tokens_details"]["cached_tokens"] == 0, r
+
+
 def check_lease_ends():
     with lease() as key:
         answer, rows, first = start_stream(key, 5)
@@ -517,14 +548,34 @@ def check_bytes_in_advance():
 
 
 def check_engine_dies():
+    """kill -9 of an engine with 8 open streams: of each one's tokens none is doubled, none missing,
+    and all are billed once."""
+    streams, length = 8, 40
+    prompts = [f"Chapter {i}. Once upon a time" for i in range(streams)]
+    fields = dict(max_tokens=length, ignore_eos=True)
+    all_began = threading.Barrier(streams + 1, timeout=120)
+
+    def follow(prompt):
+        rows = events(complete(key, prompt, stream=True, stream_options={"include_usage": True},
+                               **fields))
+        chunks = [next(rows) for _ in range(5)]
+        all_began.wait()
+        return chunks + list(rows)
+
     with lease() as key:
-        fields = dict(max_tokens=60, ignore_eos=True)
-        want = result(complete(key, "Once upon a time", **fields))["choices"][0]["text"]
-        rows = events(complete(key, "Once upon a time", stream=True, **fields))
-        chunks = [next(rows) for _ in range(10)]
-        os.kill(engine_pid(), signal.SIGKILL)
-        chunks += list(rows)
-        assert text_of(chunks) == want, (text_of(chunks), want)
+        alone = [result(complete(key, p, **fields))["choices"][0]["text"] for p in prompts]
+        with concurrent.futures.ThreadPoolExecutor(streams) as pool:
+            followed = [pool.submit(follow, p) for p in prompts]
+            all_began.wait()
+            dead = engine_pid()
+            os.kill(dead, signal.SIGKILL)
+            got = [f.result() for f in followed]
+        assert engine_pid() != dead
+        for chunks, want in zip(got, alone):
+            assert text_of(chunks) == want, (text_of(chunks), want)
+            assert chunks[-1]["usage"]["completion_tokens"] == length, chunks[-1]
+            row = closed_row(chunks[0]["id"])
+            assert (row["state"], int(row["completion_tokens"])) == ("done", length), row
 
 
 def check_engine_dies_choices():

@@ -41,12 +41,15 @@ static void a_whole_file(void **state)
                                        "Include more.conf\n"
                                        "Instance=cpu Device=cpu Memory=1G Threads=2 Nodes=n1,n2\n"
                                        "Instance=true Device=cpu Memory=1G Precision=Exact\n"
-                                       "LocalUsers=no Identity=none TurnTime=100ms\n"),
+                                       "LocalUsers=no Identity=none TurnTime=100ms\n"
+                                       "SharePrefixes=All SwapSpace=2G\n"),
                                    "n2", &err);
     assert_non_null(c);
     assert_string_equal(c->cluster, "t");
     assert_string_equal(c->node, "n2");
     assert_int_equal(c->model_count, 2);
+    assert_int_equal(c->share_prefixes, SHARE_ALL);
+    assert_true(c->swap_space == 2ull << 30);
     assert_string_equal(c->models[0].path, "/m/with blank # and hash.gguf");
     assert_int_equal(c->models[0].max_context, 2048);
     assert_string_equal(c->models[0].allow_accounts, "chem,bio");
@@ -130,6 +133,7 @@ static void what_is_wrong_is_named(void **state)
         {GOOD "Slo=x TTFT=nan TBT=1\n", "is no time"},
         {GOOD "Slo=x TTFT=0 TBT=1\n", "above zero"},
         {GOOD "LocalUsers=maybe\n", "neither yes nor no"},
+        {GOOD "SharePrefixes=yes\n", "none of tenant, all, no"},
         {GOOD "Scheduler=lottery\n", "there are: rr, fcfs, slack"},
         {GOOD "Scheduler=aegaeon\n", "aegaeon is for `modelpool sim`"},
         {GOOD "stray words\n", "is not Key=Value"},

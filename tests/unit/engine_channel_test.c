@@ -22,7 +22,6 @@
 
 #include "engine/channel.h"
 #include "engine/engine.h"
-#include "engine/pages.h"
 #include "tests/unit/tiny_gguf.h"
 
 #define PROGRAM "./modelpool-engine"
@@ -172,10 +171,11 @@ static void test_check_lengths(void **state)
         uint32_t kind;
         size_t size;
     } kinds[] = {
-        {ORDER_HELLO, sizeof(struct order_hello)},  {ORDER_MODEL, sizeof(struct order_model)},
-        {ORDER_LOAD, sizeof(struct order_ref)},     {ORDER_UNLOAD, sizeof(struct order_ref)},
-        {ORDER_SEQ_OPEN, sizeof(struct order_seq)}, {ORDER_SEQ_CLOSE, sizeof(struct order_ref)},
-        {ORDER_TURN, sizeof(struct order_turn)},
+        {ORDER_HELLO, sizeof(struct order_hello)},   {ORDER_MODEL, sizeof(struct order_model)},
+        {ORDER_LOAD, sizeof(struct order_ref)},      {ORDER_UNLOAD, sizeof(struct order_ref)},
+        {ORDER_SEQ_OPEN, sizeof(struct order_seq)},  {ORDER_SEQ_CLOSE, sizeof(struct order_ref)},
+        {ORDER_TURN, sizeof(struct order_turn)},     {ORDER_SEQ_SPILL, sizeof(struct order_ref)},
+        {ORDER_SEQ_FETCH, sizeof(struct order_ref)},
     };
     struct error err;
 
@@ -432,139 +432,6 @@ static void test_program_serves(void **state)
     }
 }
 
-/* --- arena and pages ----------------------------------------------------------------------------
- */
-
-static struct device *cpu(void)
-{
-    struct error err = {0};
-    struct device *d = device_create(1, PRECISION_EXACT, 1, 64, &err);
-
-    assert_non_null(d);
-    return d;
-}
-
-static void test_arena(void **state)
-{
-    struct error err = {0};
-    uint32_t a[4], b[4], first;
-    struct device *device = cpu();
-
-    (void)state;
-    assert_int_equal(device_handle_bytes(device), HANDLE);
-    assert_null(arena_create(device, HANDLE - 1, &err));
-    assert_non_null(strstr(err.text, "Memory="));
-    struct arena *arena = arena_create(device, 6 * HANDLE, &err);
-    assert_non_null(arena);
-    assert_int_equal(arena_take(arena, 2, a, 4), 0);
-    assert_int_equal(arena_take(arena, 3, b, 3), -1); /* and none taken */
-    assert_int_equal(arena_held(arena, 3), 0);
-    assert_int_equal(arena_take_run(arena, ARENA_KV, 3, &first), -1);
-    assert_int_equal(arena_take_run(arena, ARENA_KV, 2, &first), 0);
-    assert_int_equal(first, 4);
-    arena_give(arena, 3, a[0]); /* not its holder */
-    assert_int_equal(arena_held(arena, ARENA_FREE), 0);
-
-    /* Mapped elsewhere, in another order, it is the same memory. */
-    uint32_t shuffled[3] = {a[2], a[0], a[1]};
-    uint8_t *range = device_reserve(device, 3 * HANDLE, &err);
-    assert_non_null(range);
-    assert_int_equal(device_map(device, range, shuffled, 3, &err), 0);
-    range[0] = 1;
-    range[HANDLE] = 2;
-    range[3 * HANDLE - 1] = 3;
-    assert_int_equal(arena_window(arena)[a[2] * HANDLE], 1);
-    assert_int_equal(arena_window(arena)[a[0] * HANDLE], 2);
-    assert_int_equal(arena_window(arena)[(a[1] + 1) * HANDLE - 1], 3);
-    device_unmap(device, range, 3);
-    device_release(device, range, 3 * HANDLE);
-    for (int i = 0; i < 4; i++)
-        arena_give(arena, 2, a[i]);
-    assert_int_equal(arena_held(arena, ARENA_FREE), 4);
-    assert_int_equal(arena_check(arena, &err), 0);
-    assert_null(arena_create(device, HANDLE, &err)); /* its memory is given away once */
-    assert_int_equal(err.status, STATUS_EXISTS);
-    arena_destroy(arena);
-    device_destroy(device);
-}
-
-/* Pages of several sizes taken and given back at random: none overlaps another, all returns. */
-static void test_pages_random(void **state)
-{
-    static const uint64_t sizes[] = {8192, 700032, HANDLE, HANDLE * 5 / 4, 100};
-    enum { LIVE = 200, HANDLES = 24 };
-    struct {
-        unsigned char *page;
-        uint64_t bytes;
-        unsigned char mark;
-    } live[LIVE] = {0};
-    struct error err = {0};
-    struct device *device = cpu();
-    struct arena *arena = arena_create(device, HANDLES * HANDLE, &err);
-    struct pages *pages = pages_create(arena, &err);
-    uint32_t state32 = 1, full = 0, taken = 0;
-
-    (void)state;
-    assert_non_null(pages);
-    for (int round = 0; round < 20000; round++) {
-        state32 = state32 * 1664525 + 1013904223;
-        uint32_t i = (state32 >> 8) % LIVE;
-        if (live[i].page != NULL) {
-            assert_int_equal(live[i].page[0], live[i].mark);
-            assert_int_equal(live[i].page[live[i].bytes - 1], live[i].mark);
-            pages_give(pages, live[i].page);
-            live[i].page = NULL;
-            continue;
-        }
-        live[i].bytes = sizes[(state32 >> 24) % (sizeof(sizes) / sizeof(sizes[0]))];
-        live[i].page = pages_take(pages, live[i].bytes);
-        if (live[i].page == NULL) {
-            full++;
-            continue;
-        }
-        taken++;
-        live[i].mark = (unsigned char)round;
-        live[i].page[0] = live[i].page[live[i].bytes - 1] = live[i].mark;
-    }
-    assert_true(full > 100 && taken > 1000);
-    for (int i = 0; i < LIVE; i++)
-        if (live[i].page != NULL)
-            pages_give(pages, live[i].page);
-    assert_int_equal(pages_live(pages), 0);
-    assert_int_equal(arena_held(arena, ARENA_FREE), HANDLES);
-    assert_int_equal(arena_check(arena, &err), 0);
-    pages_destroy(pages);
-    arena_destroy(arena);
-    device_destroy(device);
-}
-
-static void test_pages_count(void **state)
-{
-    struct error err = {0};
-    struct device *device = cpu();
-    struct arena *arena = arena_create(device, 4 * HANDLE, &err);
-    struct pages *pages = pages_create(arena, &err);
-    uint32_t used, total;
-
-    (void)state;
-    assert_non_null(pages);
-    pages_count(pages, HANDLE / 2, &used, &total);
-    assert_int_equal(used, 0);
-    assert_int_equal(total, 8);
-    void *page = pages_take(pages, HANDLE / 2);
-    assert_non_null(pages_take(pages, HANDLE)); /* of another shape: a handle less */
-    pages_count(pages, HANDLE / 2, &used, &total);
-    assert_int_equal(used, 1);
-    assert_int_equal(total, 6);
-    pages_give(pages, page);
-    assert_int_equal(pages_handles(HANDLE, HANDLE / 2, 3), 2);
-    assert_int_equal(pages_handles(HANDLE, HANDLE * 3 / 2, 2), 4);
-    pages_destroy(pages); /* with a live one */
-    assert_int_equal(arena_held(arena, ARENA_FREE), 4);
-    arena_destroy(arena);
-    device_destroy(device);
-}
-
 static int setup(void **state)
 {
     (void)state;
@@ -586,8 +453,6 @@ int main(void)
         cmocka_unit_test(test_check_biases),    cmocka_unit_test(test_hostile_then_served),
         cmocka_unit_test(test_first_order),     cmocka_unit_test(test_joins_and_leaves),
         cmocka_unit_test(test_program_by_hand), cmocka_unit_test(test_program_serves),
-        cmocka_unit_test(test_arena),           cmocka_unit_test(test_pages_random),
-        cmocka_unit_test(test_pages_count),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

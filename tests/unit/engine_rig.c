@@ -83,10 +83,17 @@ void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t m
 void rig_open_precision(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
                         uint32_t threads, uint32_t max_batch)
 {
+    rig_open_swap(r, precision, memory_bytes, 0, threads, max_batch);
+}
+
+void rig_open_swap(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
+                   uint64_t swap_bytes, uint32_t threads, uint32_t max_batch)
+{
     struct order_hello hello = {
         .kind = ORDER_HELLO,
         .version = ORDER_VERSION,
         .memory_bytes = memory_bytes,
+        .swap_bytes = swap_bytes,
         .threads = threads,
         .max_batch = max_batch,
         .device = rig_device() == RIG_CPU ? ORDER_DEVICE_CPU : ORDER_DEVICE_CUDA,
@@ -114,7 +121,7 @@ void rig_assert_empty(struct rig *r)
     assert_int_equal(r->e->sequences.count, 0);
     assert_int_equal(pages_live(r->e->pages), 0);
     assert_int_equal(arena_held(r->e->arena, ARENA_KV), 0);
-    if (arena_check(r->e->arena, &err) != 0)
+    if (pages_check(r->e->pages, &err) != 0)
         fail_msg("%s", err.text);
 }
 
@@ -123,6 +130,9 @@ void rig_close(struct rig *r)
     int fd = r->e->channel.fd;
 
     sequence_list_clear(&r->e->sequences);
+    while (prefix_evict(r->e->prefixes))
+        ;
+    assert_int_equal(r->e->prefixes->count, 0);
     rig_assert_empty(r);
     for (uint32_t i = 0; i < r->e->residency.count; i++)
         residency_unload(&r->e->residency, r->e->residency.models[i]);
@@ -151,6 +161,7 @@ static void take_rows(struct rig *r, const struct event_step *event, ssize_t len
         s->tokens[s->count++] = row->token;
         s->finish = row->finish;
         s->prefilled += row->prefilled;
+        s->cached += row->cached;
     }
 }
 
@@ -188,6 +199,11 @@ void rig_events(struct rig *r)
         case EVENT_SEQ_FAULT:
             assert_true(fault->seq < RIG_SEQS);
             memcpy(r->seqs[fault->seq].fault, fault->text, ORDER_TEXT_MAX - 1);
+            break;
+        case EVENT_SEQ_MOVED:
+            memcpy(&r->moved, buffer, sizeof(r->moved));
+            r->spilled += r->moved.out;
+            r->fetched += !r->moved.out;
             break;
         case EVENT_TURN_END:
             memcpy(&r->turn_end, buffer, sizeof(r->turn_end));
@@ -268,6 +284,7 @@ void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt
         .tokens = count + generated,
         .generated = generated,
         .max_tokens = max_tokens,
+        .sharing = r->sharing,
         .sampling = {.top_p = 1, .repetition_penalty = 1, .flags = flags},
         .logprobs = r->logprobs,
         .biases = r->bias_count,
@@ -309,6 +326,7 @@ void rig_run(struct rig *r)
     while (r->turns_ended == ended) {
         assert_true(r->e->turn_count > 0);
         assert_false(r->e->gone);
+        swap_advance(&r->e->swap, r->swap_piece == 0 ? SWAP_PIECE : r->swap_piece);
         turn_advance(r->e);
         rig_events(r);
     }

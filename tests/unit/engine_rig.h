@@ -18,7 +18,7 @@ struct rig_seq {
     uint32_t count;
     uint32_t next_position; /* 0: any */
     uint32_t finish;
-    uint32_t prefilled;
+    uint32_t prefilled, cached;
     char fault[ORDER_TEXT_MAX];
 };
 
@@ -29,6 +29,10 @@ struct rig {
     struct event_model model; /* the last of each kind */
     struct event_turn_end turn_end;
     struct event_ready ready;
+    struct event_seq_moved moved;
+    uint32_t spilled, fetched; /* how often it was so */
+    uint32_t sharing;          /* of the sequences that are opened; 0 */
+    uint64_t swap_piece;       /* bytes moved between steps; 0: as the engine does */
     uint32_t came, went, turns_ended, steps, widest_batch;
     uint64_t turn;
     /* What sequences are opened with from now on, and who hears of their log probabilities. */
@@ -41,6 +45,9 @@ void rig_open(struct rig *r, uint64_t memory_bytes, uint32_t threads, uint32_t m
 /* rig_open() is exact. */
 void rig_open_precision(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
                         uint32_t threads, uint32_t max_batch);
+/* With host memory for KV. */
+void rig_open_swap(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
+                   uint64_t swap_bytes, uint32_t threads, uint32_t max_batch);
 /* Also: the pools are whole once every sequence and weight is gone. */
 void rig_close(struct rig *r);
 

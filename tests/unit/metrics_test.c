@@ -54,6 +54,7 @@ static void test_counts(void **state)
 
     (void)state;
     metrics_prompt(m, 0, 10);
+    metrics_cached(m, 0, 7);
     metrics_first_token(m, 0, 30000);
     metrics_next_token(m, 0, 12000);
     metrics_next_token(m, 0, 99000000);
@@ -65,6 +66,7 @@ static void test_counts(void **state)
     assert_line(t, "vllm:num_requests_running{model_name=\"a\"} 3");
     assert_line(t, "vllm:num_requests_waiting{model_name=\"a\"} 1");
     assert_line(t, "vllm:prompt_tokens_total{model_name=\"a\"} 10");
+    assert_line(t, "vllm:prefix_cache_hits_total{model_name=\"a\"} 7");
     assert_line(t, "vllm:generation_tokens_total{model_name=\"a\"} 3");
     assert_line(t, "vllm:generation_tokens_total{model_name=\"b\"} 0");
     assert_line(t, "vllm:request_success_total{model_name=\"a\",finished_reason=\"stop\"} 1");

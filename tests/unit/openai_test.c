@@ -410,7 +410,7 @@ static void test_answers(void **state)
 {
     const struct openai_answer chat = {OPENAI_CHAT, "chatcmpl-1", "m", 7, 0};
     const struct openai_answer text = {OPENAI_COMPLETION, "cmpl-1", "m", 7, 2};
-    const struct openai_usage usage = {3, 2};
+    const struct openai_usage usage = {3, 2, 1};
 
     (void)state;
     check_json(
@@ -418,7 +418,8 @@ static void test_answers(void **state)
         "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":7,\"model\":\"m\","
         "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\","
         "\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-        "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
+        "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,"
+        "\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
     const struct openai_choice both[] = {{"a", 1, "length", NULL},
                                          {"bc", 2, "stop", json_pack("{s[]}", "tokens")}};
     check_json(openai_answer_json(&text, both, 2, &usage),
@@ -426,7 +427,8 @@ static void test_answers(void **state)
                "\"choices\":[{\"index\":0,\"text\":\"a\",\"logprobs\":null,"
                "\"finish_reason\":\"length\"},{\"index\":1,\"text\":\"bc\","
                "\"logprobs\":{\"tokens\":[]},\"finish_reason\":\"stop\"}],"
-               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
+               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,"
+               "\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
     check_json(openai_role_chunk(&chat, 0),
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":7,"
                "\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\","
@@ -446,7 +448,8 @@ static void test_answers(void **state)
     check_json(openai_usage_chunk(&text, &usage),
                "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"m\","
                "\"choices\":[],"
-               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}");
+               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,"
+               "\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
 }
 
 int main(void)

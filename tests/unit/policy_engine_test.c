@@ -286,6 +286,23 @@ static void streams_are_the_same_whatever_happens(void **state)
     print_message("%u preemptions\n", (unsigned)s.preemptions);
     assert_true(s.preemptions > 0);
     assert_int_equal(s.restarts, 0);
+    assert_int_equal(s.spills, 0);
+    stop(b);
+
+    /* The same with host memory for their KV, also for less than they want. */
+    for (uint64_t swap = 64; swap >= 8; swap /= 8) {
+        b->config.swap_space = swap << 20;
+        start(b, b->weights + ((uint64_t)12 << 20));
+        submit_all(b);
+        wait_done(b);
+        expect_same(b);
+        s = status(b);
+        print_message("%u preemptions, %u of them spills\n", (unsigned)s.preemptions,
+                      (unsigned)s.spills);
+        assert_true(s.spills > 0);
+        assert_int_equal(s.restarts, 0);
+        stop(b);
+    }
 }
 
 int main(void)

@@ -240,6 +240,66 @@ static void full_pages_preempt(void **state)
     assert_int_equal(model_status(b, 0, 0).waiting, 0);
 }
 
+/* With host memory for KV they are not given anew; where that is too small, all goes on as well. */
+static void check_spills(struct bench *b, uint64_t swap)
+{
+    add_model(b, "a", 10 * FAKE_PAGE_BYTES);
+    add_model(b, "b", 10 * FAKE_PAGE_BYTES);
+    add_instance(b, "cpu", 80 * FAKE_PAGE_BYTES);
+    b->config.swap_space = swap;
+    bench_start(b);
+    for (uint64_t i = 1; i <= 24; i++)
+        submit(b, i, i % 2, 1, 10, 150);
+    wait_until(b, all_have(b, 1, 4, 20));
+    policy_cancel(b->policy, 24); /* held, or away */
+    policy_cancel(b->policy, 20);
+    wait_until(b, all_done(b, 1, 24));
+    expect_length(b, 1, 19, 150);
+    expect_length(b, 21, 23, 150);
+    assert_true(instance_status(b, 0).spills > 0);
+    assert_true(instance_status(b, 0).spills <= instance_status(b, 0).preemptions);
+    assert_int_equal(instance_status(b, 0).restarts, 0);
+    for (uint32_t m = 0; m < 2; m++) /* the snapshot comes after the last event */
+        wait_until(b, model_status(b, 0, m).waiting + model_status(b, 0, m).running == 0);
+}
+
+static void full_pages_spill(void **state)
+{
+    check_spills(*state, 100 * FAKE_PAGE_BYTES);
+}
+
+static void full_pages_spill_by_deadlines(void **state)
+{
+    static char slack[] = "slack";
+    struct bench *b = *state;
+
+    b->config.scheduler = slack;
+    check_spills(b, 100 * FAKE_PAGE_BYTES);
+}
+
+static void full_host_memory_does_not_matter(void **state)
+{
+    check_spills(*state, 3 * FAKE_PAGE_BYTES);
+}
+
+/* What was in an engine's host memory dies with it. */
+static void an_engine_dies_with_spilled_sequences(void **state)
+{
+    struct bench *b = *state;
+
+    add_model(b, "a", 10 * MB);
+    add_instance(b, "cpu", 10 * MB + 60 * FAKE_PAGE_BYTES);
+    b->config.swap_space = 100 * FAKE_PAGE_BYTES;
+    bench_start(b);
+    for (uint64_t i = 1; i <= 12; i++)
+        submit(b, i, 0, 1, 10, 300);
+    wait_until(b, instance_status(b, 0).spills > 2);
+    kill_engine(b);
+    wait_until(b, all_done(b, 1, 12));
+    expect_length(b, 1, 12, 300);
+    assert_int_equal(instance_status(b, 0).restarts, 1);
+}
+
 static void what_never_fits_is_a_fault(void **state)
 {
     struct bench *b = *state;
@@ -402,6 +462,10 @@ int main(void)
         bench_test(a_long_prompt_arrives_whole),
         bench_test(what_cannot_run_is_refused),
         bench_test(full_pages_preempt),
+        bench_test(full_pages_spill),
+        bench_test(full_pages_spill_by_deadlines),
+        bench_test(full_host_memory_does_not_matter),
+        bench_test(an_engine_dies_with_spilled_sequences),
         bench_test(what_never_fits_is_a_fault),
         bench_test(weights_take_room_from_others),
         bench_test(models_load_and_unload),
