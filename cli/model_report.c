@@ -28,6 +28,12 @@ static void refuse(struct model_report *r, const struct error *err)
 
 /* Weights */
 
+/* FP8 in an engine: kernels.h's DTYPE_F8, a scale for every 128 columns of a row, both padded. */
+static uint64_t f8_row_bytes(uint64_t cols)
+{
+    return (cols + 15) / 16 * 16 + ((cols + 127) / 128 * sizeof(float) + 15) / 16 * 16;
+}
+
 /* Whether all its rows are multiplied with, unlike those of an embedding that is not the head. */
 static int is_factor(const struct model_report *r, enum role role, const struct arch_ref *ref)
 {
@@ -43,7 +49,18 @@ static void count_ref(struct model_report *r, enum role role, const struct arch_
 
     r->parameters += elements;
     r->disk_bytes += bytes;
-    r->memory_bytes += t->dims == 1 ? elements * sizeof(float) : bytes; /* vectors become F32 */
+    if (t->scale) {
+        uint64_t scales = t->scale->bytes * ref->count / t->shape[1];
+
+        r->disk_bytes += scales;
+        r->type_bytes[t->scale->type] += scales;
+    }
+    if (t->dims == 1)
+        r->memory_bytes += elements * sizeof(float); /* vectors become F32 */
+    else if (t->type == GGML_TYPE_F8)
+        r->memory_bytes += ref->count * f8_row_bytes(t->shape[0]);
+    else
+        r->memory_bytes += bytes;
     r->type_bytes[t->type] += bytes;
     if (is_factor(r, role, ref))
         (role < ROLE_FIRST_EXPERT ? r->product_bytes : r->expert_bytes)[t->type] += bytes;

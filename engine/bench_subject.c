@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "engine/random_checkpoint.h"
 #include "engine/turn.h"
 #include "model/source.h"
 
@@ -156,14 +157,18 @@ int subject_model(struct subject *s, uint32_t model)
     struct channel_files files = {.count = 1};
     enum dtype dtype;
     uint64_t bytes;
+    int made;
 
     if (random_dtype(s->how.dtype, &dtype) != 0)
         return error_set(s->err, STATUS_INVALID, "no type of weights %s", s->how.dtype);
     snprintf(order.name, sizeof(order.name), "%s-%" PRIu32, s->how.shape, model);
-    if (random_model_create(s->shape, dtype, &files.fds[0], &bytes, s->err) != 0)
+    made = dtype == DTYPE_F8 ? random_checkpoint_create(s->shape, &order, &files, s->err)
+                             : random_model_create(s->shape, dtype, &files.fds[0], &bytes, s->err);
+    if (made != 0)
         return -1;
     engine_order(s->e, &order, &files);
-    close(files.fds[0]);
+    for (uint32_t i = 0; i < files.count; i++)
+        close(files.fds[i]);
     take_events(s);
     return s->fault[0] != '\0' ? error_set(s->err, STATUS_UNSUPPORTED, "%s", s->fault) : 0;
 }

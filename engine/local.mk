@@ -36,6 +36,7 @@ engine_libengine_a_SOURCES = \
     engine/weights.c \
     engine/weights.h \
     engine/weights_copy.h \
+    engine/weights_f8.c \
     engine/weights_load.c
 
 ENGINE_LIBS = \
@@ -59,6 +60,8 @@ modelpool_engine_SOURCES = \
     engine/bench_soak.c \
     engine/bench_switch.c \
     engine/main.c \
+    engine/random_checkpoint.c \
+    engine/random_checkpoint.h \
     engine/random_model.c \
     engine/random_model.h
 modelpool_engine_LDADD = \
@@ -75,6 +78,7 @@ tests_tools_tiny_gguf_SOURCES = \
 check_PROGRAMS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
+    tests/unit/engine_f8_test \
     tests/unit/engine_golden_test \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
@@ -89,6 +93,7 @@ check_PROGRAMS += \
 TESTS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
+    tests/unit/engine_f8_test \
     tests/unit/engine_golden_test \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
@@ -113,6 +118,13 @@ tests_unit_engine_checkpoint_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h
 tests_unit_engine_checkpoint_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_f8_test_SOURCES = \
+    tests/unit/checkpoint_folder.c \
+    tests/unit/checkpoint_folder.h \
+    tests/unit/engine_f8_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_engine_f8_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_golden_test_SOURCES = \
     tests/unit/engine_golden.c \
     tests/unit/engine_golden.h \

@@ -61,6 +61,10 @@ int random_dtype(const char *name, enum dtype *dtype)
                                      DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_Q8_0,
                                      DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
 
+    if (strcasecmp(name, "f8") == 0) {
+        *dtype = DTYPE_F8;
+        return 0;
+    }
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         if (strcasecmp(dtype_name(all[i]), name) == 0) {
             *dtype = all[i];
@@ -320,6 +324,10 @@ int random_model_create(const struct random_shape *shape, enum dtype dtype, int 
 
     if (f == NULL || (f->header = calloc(1, HEADER_MAX)) == NULL) {
         error_set(err, STATUS_NOMEM, "no memory for a random model");
+        goto out;
+    }
+    if (dtype == DTYPE_F8) {
+        error_set(err, STATUS_INVALID, "a GGUF file has no %s", dtype_name(dtype));
         goto out;
     }
     f->shape = shape;

@@ -22,11 +22,12 @@ struct random_shape {
 const struct random_shape *random_shape_find(const char *name);
 /* The i-th one, or NULL. */
 const struct random_shape *random_shape_at(uint32_t i);
-/* Of the weights: "bf16", "f16", "f32", "q8_0", "q4_1", "q4_k", "q6_k", ...  -1: not known. */
+/* Of the weights: "bf16", "f16", "f32", "q8_0", "q4_1", "q4_k", "q6_k", ..., "f8", which no GGUF
+ * file has (random_checkpoint.h).  -1: not known. */
 int random_dtype(const char *name, enum dtype *dtype);
 
 /* The file, as an open descriptor that the caller closes; *bytes is its size.  All vectors are F32,
- * all matrices of the type; INVALID if a row is no multiple of its blocks. */
+ * all matrices of the type; INVALID if a row is no multiple of its blocks, or F8. */
 int random_model_create(const struct random_shape *shape, enum dtype dtype, int *fd,
                         uint64_t *bytes, struct error *err);
 

@@ -62,31 +62,57 @@ static int check_ref(const struct layout *l, const struct arch_ref *ref)
     return 0;
 }
 
+/* The rows of FP8 that are to be copied have scales. */
+static struct f8_copy describe_f8(const struct arch_ref *ref)
+{
+    const struct source_tensor *t = ref->tensor, *s = t->scale;
+
+    return (struct f8_copy){.cols = t->shape[0],
+                            .first_row = ref->first,
+                            .scale_rows = t->scale_rows,
+                            .scale_cols = t->scale_cols,
+                            .tile_rows = (t->shape[1] + t->scale_rows - 1) / t->scale_rows,
+                            .tiles = (t->shape[0] + t->scale_cols - 1) / t->scale_cols,
+                            .file = s->file,
+                            .type = s->type,
+                            .from = s->offset};
+}
+
 /* Give a matrix the place at the cursor. */
 static int place_ref(struct layout *l, const struct arch_ref *r, struct weight *w)
 {
     const struct arch_ref ref = *r;
     const struct source_tensor *t = ref.tensor;
-    uint64_t row_bytes, bytes;
+    uint64_t row_bytes, stored, bytes;
+    int f8 = t->type == DTYPE_F8;
 
     if (check_ref(l, &ref) != 0)
         return -1;
+    if (f8 && device_kind(arena_device(l->m->arena)) != DEVICE_CPU)
+        return error_set(
+            l->err, STATUS_UNSUPPORTED,
+            "tensor %s: stored as FP8 (F8_E4M3), which a GPU does not take yet; use the "
+            "checkpoint in BF16, or an instance with Device=cpu",
+            t->name);
     row_bytes = dtype_row_bytes(t->type, t->shape[0]);
+    stored = f8 ? t->shape[0] : row_bytes;
     if (t->dims == 1 || row_bytes == 0 || ref.count > UINT32_MAX || t->shape[0] > ENGINE_COLS_MAX)
         return error_set(l->err, STATUS_UNSUPPORTED,
                          "tensor %s: no kernel for %" PRIu64 " rows of %" PRIu64
                          " elements of type %" PRIu32 " (at most %u elements a row)",
                          t->name, ref.count, t->shape[0], t->type, ENGINE_COLS_MAX);
     bytes = row_bytes * ref.count; /* of less than 2^32 rows, each of at most 2^18 bytes */
-    if (t->bytes % row_bytes != 0 || t->bytes / row_bytes < ref.first + ref.count ||
-        l->cursor > UINT64_MAX / 2 - bytes)
+    if (t->bytes % stored != 0 || t->bytes / stored < ref.first + ref.count ||
+        l->cursor > UINT64_MAX / 2 - bytes || (f8 && t->scale == NULL))
         return error_set(l->err, STATUS_CORRUPT, "tensor %s: %" PRIu64 " bytes, rows of %" PRIu64,
-                         t->name, t->bytes, row_bytes);
+                         t->name, t->bytes, stored);
     struct tensor_copy *c = layout_copy(l, t);
     if (c == NULL)
         return -1;
-    c->from += ref.first * row_bytes;
+    c->from += ref.first * stored;
     c->bytes = bytes;
+    if (f8)
+        c->f8 = describe_f8(&ref);
     *w = (struct weight){.data = (void *)(uintptr_t)l->cursor,
                          .dtype = (enum dtype)t->type,
                          .rows = (uint32_t)ref.count,
@@ -417,11 +443,12 @@ static struct source *open_source(const struct channel_files *files,
     return source;
 }
 
-/* Keep duplicates of the files that weights are read from. */
+/* Keep duplicates of the files that weights, and their scales, are read from. */
 static int keep_files(struct model *m, const struct channel_files *files, struct error *err)
 {
-    for (uint32_t i = 0; i < m->copy_count; i++) {
-        uint32_t file = m->copies[i].file;
+    for (uint32_t i = 0; i < 2 * m->copy_count; i++) {
+        const struct tensor_copy *c = &m->copies[i / 2];
+        uint32_t file = i % 2 != 0 && c->f8.cols != 0 ? c->f8.file : c->file;
         if (m->fds[file] >= 0)
             continue;
         m->fds[file] = fcntl(files->fds[file], F_DUPFD_CLOEXEC, 3);

@@ -4,7 +4,21 @@
 
 #include <stdint.h>
 
+#include "common/error.h"
+
 #define COPY_NAME 64
+
+struct model;
+
+/* Of a matrix of FP8: where its scales are; cols 0: it is none. */
+struct f8_copy {
+    uint64_t cols;
+    uint64_t first_row;              /* of the stored tensor: the copy may be some of its rows */
+    uint64_t scale_rows, scale_cols; /* that share a scale: a tile */
+    uint64_t tile_rows, tiles;       /* rows of tiles, and tiles in each: the stored scales */
+    uint32_t file, type;             /* of the scales: F32, F16 or BF16 */
+    uint64_t from;
+};
 
 struct tensor_copy {
     char name[COPY_NAME]; /* for messages */
@@ -15,6 +29,23 @@ struct tensor_copy {
     uint64_t from;  /* in the file */
     uint64_t to;    /* in the range */
     uint64_t bytes; /* in the range */
+    struct f8_copy f8;
 };
+
+/* `bytes` bytes of the tensor's file into memory; IO or CORRUPT names the tensor. */
+int read_weights(const struct model *m, const struct tensor_copy *c, void *to, uint64_t from,
+                 uint64_t bytes, struct error *err);
+/* A stored F32, F16 or BF16. */
+float stored_element(const unsigned char *at, uint32_t type);
+/* Of a matrix of FP8: bytes of its codes in the file. */
+uint64_t f8_stored_bytes(const struct tensor_copy *c);
+/* Make DTYPE_F8 of `count` of its rows, from row `first` on, in place: their codes as stored end
+ * where the rows' place `to` ends.  Reads scales.  CORRUPT names the tensor that has a NaN, or a
+ * scale that is none. */
+int f8_spread(const struct model *m, const struct tensor_copy *c, uint8_t *to, uint64_t first,
+              uint64_t count, struct error *err);
+/* Read them, and that. */
+int f8_read(const struct model *m, const struct tensor_copy *c, uint8_t *to, uint64_t first,
+            uint64_t count, struct error *err);
 
 #endif

@@ -10,9 +10,8 @@
 /* Of a master copy that goes over the wire at once. */
 #define MASTER_PIECE ((uint64_t)64 << 20)
 
-/* `bytes` bytes of the tensor's file into memory. */
-static int read_weights(const struct model *m, const struct tensor_copy *c, void *to, uint64_t from,
-                        uint64_t bytes, struct error *err)
+int read_weights(const struct model *m, const struct tensor_copy *c, void *to, uint64_t from,
+                 uint64_t bytes, struct error *err)
 {
     uint64_t done = 0;
 
@@ -50,7 +49,7 @@ static float float_of_half(uint16_t h)
     return f;
 }
 
-static float stored_element(const unsigned char *at, uint32_t type)
+float stored_element(const unsigned char *at, uint32_t type)
 {
     uint32_t bits = 0;
     uint16_t half;
@@ -134,12 +133,24 @@ static int convert_vector(const struct model *m, const struct tensor_copy *c, fl
     return 0;
 }
 
+/* Bytes [at, at + bytes) of a tensor as it lies in the range: whole rows of FP8, whole vectors. */
+static int read_part(const struct model *m, const struct tensor_copy *c, uint8_t *to, uint64_t at,
+                     uint64_t bytes, struct error *err)
+{
+    uint64_t row = c->f8.cols != 0 ? dtype_row_bytes(DTYPE_F8, c->f8.cols) : 0;
+
+    if (row != 0)
+        return f8_read(m, c, to, at / row, bytes / row, err);
+    if (c->convert)
+        return convert_vector(m, c, (float *)(void *)to, err);
+    return read_weights(m, c, to, c->from + at, bytes, err);
+}
+
 int model_read(const struct model *m, uint8_t *to, struct error *err)
 {
     for (uint32_t i = 0; i < m->copy_count; i++) {
         const struct tensor_copy *c = &m->copies[i];
-        if (c->convert ? convert_vector(m, c, (float *)(void *)(to + c->to), err) != 0
-                       : read_weights(m, c, to + c->to, c->from, c->bytes, err) != 0)
+        if (read_part(m, c, to + c->to, 0, c->bytes, err) != 0)
             return -1;
     }
     return 0;
@@ -152,12 +163,13 @@ static int stage_tensor(const struct model *m, const struct tensor_copy *c, stru
                         struct error *err)
 {
     uint8_t *to = m->range + c->to;
+    uint64_t row = c->f8.cols != 0 ? dtype_row_bytes(DTYPE_F8, c->f8.cols) : 1;
+    uint64_t most = STAGING_BYTES / row * row;
 
     for (uint64_t at = 0, n; at < c->bytes; at += n) {
         uint8_t *buffer = staging_take(s);
-        n = c->bytes - at < STAGING_BYTES ? c->bytes - at : STAGING_BYTES;
-        if (c->convert ? convert_vector(m, c, (float *)(void *)buffer, err) != 0
-                       : read_weights(m, c, buffer, c->from + at, n, err) != 0)
+        n = c->bytes - at < most ? c->bytes - at : most;
+        if (read_part(m, c, buffer, at, n, err) != 0)
             return -1;
         device_copy(s->device, to + at, buffer, n);
     }

@@ -127,6 +127,28 @@ static float q6_k_at(const uint8_t *b, int i)
     return half_at(b + 208) * (float)scale * (float)((low | high << 4) - 32);
 }
 
+/* Sign, 4 bits of exponent, 3 of fraction; no infinities, and NaN where all others are set. */
+static float from_e4m3(uint8_t code)
+{
+    int exponent = code >> 3 & 15, fraction = code & 7;
+    float sign = code & 128 ? -1.0f : 1.0f;
+
+    if (exponent == 15 && fraction == 7)
+        return NAN;
+    if (exponent == 0)
+        return sign * ldexpf((float)fraction, -9);
+    return sign * ldexpf((float)(fraction + 8), exponent - 10);
+}
+
+/* Element k of a row of `cols`. */
+static float f8_at(const uint8_t *row, uint64_t cols, uint64_t k)
+{
+    float scale;
+
+    memcpy(&scale, row + (cols + 15) / 16 * 16 + k / 128 * 4, sizeof(scale));
+    return from_e4m3(row[k]) * scale;
+}
+
 static float element(const uint8_t *b, enum dtype dtype, int i)
 {
     float f;
@@ -156,6 +178,8 @@ static float element(const uint8_t *b, enum dtype dtype, int i)
         return q45_k_at(b, dtype, i);
     case DTYPE_Q6_K:
         return q6_k_at(b, i);
+    case DTYPE_F8:
+        break; /* by row */
     }
     return NAN;
 }
@@ -165,6 +189,8 @@ void ref_dequantize(float *out, const void *blocks, enum dtype dtype, uint64_t c
     const uint8_t *b = blocks;
     uint32_t elements = dtype_block_elements(dtype);
 
-    for (uint64_t i = 0; i < count; i++)
+    for (uint64_t i = 0; i < count && dtype == DTYPE_F8; i++)
+        out[i] = f8_at(b, count, i);
+    for (uint64_t i = 0; i < count && dtype != DTYPE_F8; i++)
         out[i] = element(b + i / elements * dtype_block_bytes(dtype), dtype, (int)(i % elements));
 }

@@ -1,7 +1,7 @@
 /*
  * dtype.c - sizes and names of the stored types
  *
- * Block layouts: the GGUF specification and ggml's block structures, as facts.
+ * Block layouts: the GGUF specification and ggml's block structures, as facts; F8_E4M3 is ours.
  */
 #include "kernels/kernels.h"
 
@@ -19,7 +19,7 @@ static const struct dtype_info *find(uint32_t dtype)
         [DTYPE_Q5_1] = {"Q5_1", 32, 24},   [DTYPE_Q8_0] = {"Q8_0", 32, 34},
         [DTYPE_Q2_K] = {"Q2_K", 256, 84},  [DTYPE_Q3_K] = {"Q3_K", 256, 110},
         [DTYPE_Q4_K] = {"Q4_K", 256, 144}, [DTYPE_Q5_K] = {"Q5_K", 256, 176},
-        [DTYPE_Q6_K] = {"Q6_K", 256, 210},
+        [DTYPE_Q6_K] = {"Q6_K", 256, 210}, [DTYPE_F8] = {"F8_E4M3", 1, 1},
     };
     if (dtype >= sizeof(infos) / sizeof(infos[0]) || !infos[dtype].name)
         return NULL;
@@ -44,9 +44,23 @@ const char *dtype_name(uint32_t dtype)
     return info ? info->name : "unknown";
 }
 
+static uint64_t f8_align(uint64_t bytes)
+{
+    return (bytes + F8_ALIGN - 1) / F8_ALIGN * F8_ALIGN;
+}
+
+uint64_t f8_scales_at(uint64_t cols)
+{
+    return f8_align(cols);
+}
+
 uint64_t dtype_row_bytes(uint32_t dtype, uint64_t cols)
 {
     const struct dtype_info *info = find(dtype);
+    if (dtype == DTYPE_F8)
+        return cols > UINT64_MAX / 2
+                   ? 0
+                   : f8_align(cols) + f8_align((cols + F8_BLOCK - 1) / F8_BLOCK * sizeof(float));
     if (!info || cols % info->elements != 0)
         return 0;
     uint64_t blocks = cols / info->elements;

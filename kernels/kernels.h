@@ -45,14 +45,29 @@ enum dtype {
     DTYPE_Q5_K = 13,
     DTYPE_Q6_K = 14,
     DTYPE_BF16 = 30,
+    DTYPE_F8 = 63, /* our own: beyond GGUF's numbers */
 };
 
-/* Elements and bytes of one block of a type; 0 for a type that no kernel here knows. */
+/*
+ * DTYPE_F8 is what weights of FP8 checkpoints become as they are read.  A row of cols elements is
+ * cols codes of e4m3fn (sign, 4 bits of exponent with bias 7, 3 of fraction), then a float32 scale
+ * for every F8_BLOCK columns, the last of which may be fewer; zeros fill up codes and scales to
+ * multiples of F8_ALIGN bytes each.  Element k is code[k] times scale[k / F8_BLOCK].  The codes
+ * that are no numbers (0x7f, 0xff) are never stored, and scales are in 0..F8_SCALE_MAX.
+ */
+#define F8_BLOCK     128u
+#define F8_ALIGN     16u
+#define F8_SCALE_MAX 0x1p64f
+
+/* Elements and bytes of one block of a type; 0 for a type that no kernel here knows.  (Of DTYPE_F8:
+ * of a code; its rows are no sequence of blocks.) */
 uint32_t dtype_block_elements(uint32_t dtype);
 uint32_t dtype_block_bytes(uint32_t dtype);
 const char *dtype_name(uint32_t dtype);
 /* Bytes of a row of cols elements; 0 if the type is unknown or cols is no multiple of a block. */
 uint64_t dtype_row_bytes(uint32_t dtype, uint64_t cols);
+/* Where the scales begin in a row of DTYPE_F8. */
+uint64_t f8_scales_at(uint64_t cols);
 
 /* A weight matrix [rows][cols], stored row-major: out[rows] = W x[cols]. */
 struct weight {

@@ -66,7 +66,9 @@ TESTS += \
 	tests/unit/sampler_test
 EXTRA_DIST += \
 	tests/golden/kernels/dequantize.bin \
-	tests/golden/kernels/dequantize.py
+	tests/golden/kernels/dequantize.py \
+	tests/golden/kernels/e4m3.bin \
+	tests/golden/kernels/e4m3.py
 
 tests_unit_attention_test_SOURCES = \
 	tests/unit/attention_scene.c \

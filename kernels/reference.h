@@ -9,7 +9,7 @@
 
 #include "kernels/kernels.h"
 
-/* Decode `count` elements (whole blocks) of a stored type. */
+/* Decode `count` elements (whole blocks; of DTYPE_F8: one row) of a stored type. */
 void ref_dequantize(float *out, const void *blocks, enum dtype dtype, uint64_t count);
 void ref_rmsnorm(float *out, const float *x, const float *w, uint32_t rows, uint32_t cols,
                  float eps);

@@ -68,14 +68,17 @@ static int check_one(const struct arch *a, const struct source *s, const struct 
     if (!t)
         return error_set(err, STATUS_CORRUPT, "%s: tensor %s is missing", source_name(s), p.name);
     seen[t - source_tensor(s, 0)] = 1;
+    if (t->scale)
+        seen[t->scale - source_tensor(s, 0)] = 1;
     return check_tensor(s, role_rule(role), &p, t, err);
 }
 
 /* Tensors that the readers of fields have taken, or that repeat what they know. */
 static int has_no_place(const struct arch *a, const struct source *s, const struct family *f,
-                        const char *name)
+                        const struct source_tensor *t)
 {
     static const char inv_freq[] = "rotary_emb.inv_freq";
+    const char *name = t->name;
     size_t len = strlen(name);
 
     if (source_gguf(s)) {
@@ -85,6 +88,8 @@ static int has_no_place(const struct arch *a, const struct source *s, const stru
         return strcmp(name, "rope_freqs.weight") != 0;
     }
     if (len >= sizeof(inv_freq) - 1 && strcmp(name + len - (sizeof(inv_freq) - 1), inv_freq) == 0)
+        return 0;
+    if (source_is_activation_scale(s, t))
         return 0;
     return !(a->tied && strcmp(name, "lm_head.weight") == 0);
 }
@@ -119,11 +124,11 @@ static int check_tensors(const struct arch *a, const struct source *s, const str
                 goto out;
     }
     for (size_t i = 0; i < count; i++) {
-        const char *name = source_tensor(s, i)->name;
+        const struct source_tensor *t = source_tensor(s, i);
 
-        if (!seen[i] && has_no_place(a, s, f, name)) {
+        if (!seen[i] && has_no_place(a, s, f, t)) {
             error_set(err, STATUS_UNSUPPORTED, "%s: tensor %.80s has no place in family %s",
-                      source_name(s), name, f->name);
+                      source_name(s), t->name, f->name);
             goto out;
         }
     }

@@ -42,6 +42,7 @@ static const struct {
     {"num_local_experts", TRAIT_EXPERTS},
     {"original_max_position_embeddings", TRAIT_LONGROPE},
     {"partial_rotary_factor", 0},
+    {"quantization_config", 0}, /* quantization.h */
     {"query_pre_attn_scalar", TRAIT_QUERY_SCALAR},
     {"residual_multiplier", TRAIT_MULTIPLIERS},
     {"rms_norm_eps", 0},

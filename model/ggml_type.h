@@ -13,6 +13,7 @@
 #define GGML_TYPE_F32  0u
 #define GGML_TYPE_F16  1u
 #define GGML_TYPE_BF16 30u
+#define GGML_TYPE_F8   63u /* no number of ggml's: F8_E4M3 of a safetensors file */
 
 struct ggml_type {
     const char *name;

@@ -47,7 +47,7 @@ static int measure_tensor(const struct gguf *g, struct gguf_tensor *t, struct er
     char shown[GGUF_SHOWN_MAX];
     uint64_t elements = 1;
 
-    if (!type)
+    if (!type || t->type == GGML_TYPE_F8)
         return error_set(err, STATUS_UNSUPPORTED, "%s: tensor %s is of unknown type %" PRIu32,
                          g->name, gguf_show(&t->name, shown), t->type);
     for (uint32_t i = 0; i < t->dims; i++)

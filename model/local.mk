@@ -31,6 +31,8 @@ model_libmodel_a_SOURCES = \
     model/pretokenizer.c \
     model/pretokenizer.h \
     model/pretokenizer_family.c \
+    model/quantization.c \
+    model/quantization.h \
     model/regex.c \
     model/regex.h \
     model/safetensors.c \
@@ -79,6 +81,7 @@ check_PROGRAMS += \
     tests/unit/arch_config_test \
     tests/unit/arch_test \
     tests/unit/gguf_test \
+    tests/unit/quantization_test \
     tests/unit/safetensors_test \
     tests/unit/source_test \
     tests/unit/tokenizer_family_test \
@@ -90,6 +93,7 @@ TESTS += \
     tests/unit/arch_config_test \
     tests/unit/arch_test \
     tests/unit/gguf_test \
+    tests/unit/quantization_test \
     tests/unit/safetensors_test \
     tests/unit/source_test \
     tests/unit/tokenizer_family_test \
@@ -144,6 +148,17 @@ tests_unit_gguf_test_LDADD = \
     $(JANSSON_LIBS) \
     $(PCRE2_LIBS) \
     $(UTF8PROC_LIBS) \
+    -lm
+
+tests_unit_quantization_test_SOURCES = \
+    tests/unit/checkpoint_folder.c \
+    tests/unit/checkpoint_folder.h \
+    tests/unit/quantization_test.c
+tests_unit_quantization_test_LDADD = \
+    model/libmodel.a \
+    common/libcommon.a \
+    $(CMOCKA_LIBS) \
+    $(JANSSON_LIBS) \
     -lm
 
 tests_unit_safetensors_test_SOURCES = \

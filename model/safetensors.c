@@ -24,7 +24,10 @@ struct reader {
 static const struct dtype_name {
     const char *name;
     uint32_t type; /* ggml's */
-} dtypes[] = {{"F32", GGML_TYPE_F32}, {"F16", GGML_TYPE_F16}, {"BF16", GGML_TYPE_BF16}};
+} dtypes[] = {{"F32", GGML_TYPE_F32},
+              {"F16", GGML_TYPE_F16},
+              {"BF16", GGML_TYPE_BF16},
+              {"F8_E4M3", GGML_TYPE_F8}};
 
 static int read_dtype(const struct reader *r, const char *name, const json_t *entry, uint32_t *type)
 {
@@ -39,9 +42,8 @@ static int read_dtype(const struct reader *r, const char *name, const json_t *en
             return 0;
         }
     return error_set(r->err, STATUS_UNSUPPORTED,
-                     "%s: tensor %s is stored as %s%s; F32, F16 and BF16 are supported", r->where,
-                     name, source_show(dtype, shown),
-                     strncmp(dtype, "F8_", 3) == 0 ? " (FP8)" : "");
+                     "%s: tensor %s is stored as %s; F32, F16, BF16 and F8_E4M3 are supported",
+                     r->where, name, source_show(dtype, shown));
 }
 
 /* A dimension or an offset. */

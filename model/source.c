@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/quantization.h"
 #include "model/safetensors.h"
 #include "model/source_internal.h"
 
@@ -205,30 +206,6 @@ static int list_gguf(struct source *s, struct error *err)
 
 /* Folders */
 
-/* Checkpoints whose weights are no plain numbers say so in config.json. */
-static int refuse_quantized(const struct source *s, struct error *err)
-{
-    static const char *const keys[] = {"quantization_config", "compression_config"};
-    const json_t *config = s->json[SOURCE_CONFIG];
-    const json_t *holders[2] = {config, json_object_get(config, "text_config")};
-
-    for (size_t h = 0; h < 2; h++)
-        for (size_t k = 0; k < 2; k++) {
-            const json_t *q = json_object_get(holders[h], keys[k]);
-            const char *method = json_string_value(json_object_get(q, "quant_method"));
-
-            char shown[GGUF_SHOWN_MAX];
-
-            if (!q || json_is_null(q))
-                continue;
-            return error_set(err, STATUS_UNSUPPORTED,
-                             "%s: its weights are quantized (%s: %s in config.json), which is "
-                             "not supported; use the checkpoint in BF16, or a GGUF file",
-                             s->name, keys[k], source_show(method, shown));
-        }
-    return 0;
-}
-
 static uint32_t find_weights(const struct source *s, const struct source_files *files,
                              const char *name)
 {
@@ -307,6 +284,7 @@ static int read_text_file(struct source *s, const struct source_file *f, uint32_
 
 static int read_folder(struct source *s, const struct source_files *files, struct error *err)
 {
+    struct quantization quantization;
     uint32_t weights = 0;
 
     for (uint32_t i = 0; i < files->count; i++) {
@@ -323,15 +301,15 @@ static int read_folder(struct source *s, const struct source_files *files, struc
     if (!s->json[SOURCE_CONFIG] || weights == 0)
         return error_set(err, STATUS_INVALID, "%s: came without its %s", s->name,
                          weights == 0 ? "weights" : "config.json");
-    if (refuse_quantized(s, err))
+    if (quantization_read(&quantization, s, err))
         return -1;
     for (uint32_t i = 0; i < files->count; i++)
         if (files->files[i].kind == SOURCE_WEIGHTS &&
             safetensors_read(s, i, files->files[i].fd, err))
             return -1;
-    if (sort_tensors(s, err))
+    if (sort_tensors(s, err) || (s->json[SOURCE_INDEX] && check_index(s, files, err)))
         return -1;
-    return s->json[SOURCE_INDEX] ? check_index(s, files, err) : 0;
+    return quantization_link(&quantization, s, err);
 }
 
 /* Opening and closing */

@@ -59,6 +59,9 @@ struct source_tensor {
     uint32_t file;     /* index into the source's files */
     uint64_t offset;   /* of the data from the start of that file */
     uint64_t bytes;
+    /* Of FP8: its scales, each of a tile of so many rows and columns, row by row; else NULL. */
+    const struct source_tensor *scale;
+    uint64_t scale_rows, scale_cols;
 };
 
 /*
@@ -73,8 +76,8 @@ void source_files_for_engine(struct source_files *files);
 /*
  * Read what is behind open descriptors (which stay the caller's, and may be closed afterwards).
  * name is the model's, for messages.  A folder's tensors are checked: inside of their file, no two
- * of one name or place, all that the index promises.  Quantized checkpoints are UNSUPPORTED by the
- * name of their method.
+ * of one name or place, all that the index promises; FP8 weights have their scales.  Checkpoints
+ * that are quantized otherwise are UNSUPPORTED by the name of their method (quantization.h).
  */
 struct source *source_open_files(const struct source_files *files, const char *name,
                                  struct error *err);
@@ -106,5 +109,8 @@ uint64_t source_weight_bytes(const struct source *s);
 size_t source_tensor_count(const struct source *s);
 const struct source_tensor *source_tensor(const struct source *s, size_t i);
 const struct source_tensor *source_find_tensor(const struct source *s, const char *name);
+/* A scale of the activations that meet an FP8 weight: of no use here, where they are not rounded.
+ */
+int source_is_activation_scale(const struct source *s, const struct source_tensor *t);
 
 #endif

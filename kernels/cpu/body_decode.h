@@ -3,8 +3,8 @@
  *
  * Included by portable.c and avx2.c behind their vectors.  `row` is a stored row, g the number of
  * the group of 32 in it.  Block layouts are explained in dequantize.c.  All results are exact but
- * for one rounding (a product of scale and quant fits float32), so they do not depend on the
- * instruction set.
+ * for one rounding (a product of scale and quant fits float32; of F8 it is that rounding), so they
+ * do not depend on the instruction set.
  */
 
 VEC_FN void load_f32(v8 w[4], const uint8_t *row, size_t g)
@@ -163,11 +163,27 @@ VEC_FN void load_q6_k(v8 w[4], const uint8_t *row, size_t g)
     }
 }
 
+/* w = code * scale of a row of DTYPE_F8 that has `cols` columns. */
+VEC_FN void f8_group(v8 w[4], const uint8_t *codes, const uint8_t *row, size_t g, uint32_t cols)
+{
+    float scale;
+    memcpy(&scale, row + ((size_t)cols + F8_ALIGN - 1) / F8_ALIGN * F8_ALIGN + g / 4 * 4,
+           sizeof(scale));
+    v8 d = v_set(scale * 0x1p8f);
+    v_load_e4m3(w, codes);
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        w[i] = v_mul(w[i], d);
+}
+
+/* As the others, where `cols` is the row's. */
+#define load_f8(w, row, g) f8_group((w), (row) + 32 * (g), (row), (g), cols)
+
 /* The last `count` < 32 weights of a row of an unblocked type, zeros behind them. */
 VEC_FN void load_tail(float tail[32], enum dtype dtype, const uint8_t *row, size_t g,
                       uint32_t count)
 {
-    uint32_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+    uint32_t bytes = dtype == DTYPE_F8 ? 1 : dtype == DTYPE_F32 ? 4 : 2;
     uint8_t padded[128] = {0};
     v8 w[4];
 
@@ -176,6 +192,8 @@ VEC_FN void load_tail(float tail[32], enum dtype dtype, const uint8_t *row, size
         load_f32(w, padded, 0);
     else if (dtype == DTYPE_F16)
         load_f16(w, padded, 0);
+    else if (dtype == DTYPE_F8)
+        f8_group(w, padded, row, g, (uint32_t)(32 * g) + count);
     else
         load_bf16(w, padded, 0);
     UNROLL

@@ -93,6 +93,7 @@ CODEC(q3_k)
 CODEC(q4_k)
 CODEC(q5_k)
 CODEC(q6_k)
+CODEC(f8)
 
 struct codec {
     decode_fn *decode;
@@ -110,7 +111,7 @@ static const struct codec *codec(enum dtype dtype)
         [DTYPE_Q4_0] = ENTRY(q4_0), [DTYPE_Q4_1] = ENTRY(q4_1), [DTYPE_Q5_0] = ENTRY(q5_0),
         [DTYPE_Q5_1] = ENTRY(q5_1), [DTYPE_Q8_0] = ENTRY(q8_0), [DTYPE_Q2_K] = ENTRY(q2_k),
         [DTYPE_Q3_K] = ENTRY(q3_k), [DTYPE_Q4_K] = ENTRY(q4_k), [DTYPE_Q5_K] = ENTRY(q5_k),
-        [DTYPE_Q6_K] = ENTRY(q6_k),
+        [DTYPE_Q6_K] = ENTRY(q6_k), [DTYPE_F8] = ENTRY(f8),
     };
 #undef ENTRY
     return &codecs[dtype];

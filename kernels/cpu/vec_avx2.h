@@ -205,6 +205,19 @@ VEC_FN void b_floats(v8 w[4], b32 a)
     w[3] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(hi, 8)));
 }
 
+/* By way of halves, whose bias is larger by 8 and whose subnormal numbers cost nothing here. */
+VEC_FN void v_load_e4m3(v8 w[4], const uint8_t *p)
+{
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i));
+        __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(x), 7); /* the sign in two places */
+        h = _mm256_and_si256(h, _mm256_set1_epi16((short)0xbfff));
+        w[2 * i] = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
+        w[2 * i + 1] = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
+    }
+}
+
 VEC_FN void v_load_i8(v8 w[4], const uint8_t *p)
 {
     UNROLL

@@ -294,6 +294,20 @@ VEC_FN void b_floats(v8 w[4], b32 a)
         w[i] = v_load(x + 8 * i);
 }
 
+/* Thirty-two codes of e4m3, times 2^-8: with bit fields moved to those of a float, whose exponents
+ * have a bias that is larger by 120. */
+VEC_FN void v_load_e4m3(v8 w[4], const uint8_t *p)
+{
+    float x[32];
+    for (int i = 0; i < 32; i++) {
+        uint32_t bits = (uint32_t)(p[i] & 0x7f) << 20;
+        memcpy(&x[i], &bits, sizeof(bits));
+        x[i] *= p[i] & 0x80 ? -0x1p112f : 0x1p112f;
+    }
+    for (int i = 0; i < 4; i++)
+        w[i] = v_load(x + 8 * i);
+}
+
 /* Thirty-two signed bytes. */
 VEC_FN void v_load_i8(v8 w[4], const uint8_t *p)
 {

@@ -462,6 +462,8 @@ void with_codec(enum dtype dtype, A... args)
         return F<k_codec<true>, T>::run(args...);
     case DTYPE_Q6_K:
         return F<q6_k_codec, T>::run(args...);
+    case DTYPE_F8:
+        break; /* engine/weights.c refuses it on a GPU */
     }
 }
 

@@ -17,6 +17,7 @@ setup_file()
     make_folder "$family" quantized
     sed -i 's/^{/{"quantization_config": {"quant_method": "gptq", "bits": 4}, /' \
         "$RIG_DIR/checkpoints/quantized/config.json"
+    make_folder "$family/../qwen3-f8-block" fp8 2
     make_folder "$family" tools
     write_tools_template
     make_folder "$family" wide 1 32769
@@ -32,6 +33,7 @@ Model=shards Path=$RIG_DIR/checkpoints/shards
 Model=no-shard Path=$RIG_DIR/checkpoints/no-shard
 Model=private Path=$RIG_DIR/checkpoints/private
 Model=quantized Path=$RIG_DIR/checkpoints/quantized
+Model=fp8 Path=$RIG_DIR/checkpoints/fp8
 Model=tools Path=$RIG_DIR/checkpoints/tools
 Model=wide Path=$RIG_DIR/checkpoints/wide
 Instance=cpu Device=cpu Memory=64M Threads=1
@@ -39,6 +41,7 @@ EOT
     rig_start_daemon 3>&- 4>&-
     wait_for 30 is_ready whole
     wait_for 30 is_ready shards
+    wait_for 30 is_ready fp8
     wait_for 30 is_ready tools
 }
 
@@ -91,6 +94,16 @@ ask() { mp run --temperature=0 --max-tokens=40 "$@"; }
     ! cmp -s "$RIG_DIR/whole.out" "$RIG_DIR/other.out"
 }
 
+@test "FP8: inspect tells it with its bytes, and it answers" {
+    run -0 mp inspect "$RIG_DIR/checkpoints/fp8"
+    grep -qE '^stored as +F32 .*BF16 .*F8_E4M3 ' <<<"$output"
+    grep -qE '^runs here +yes' <<<"$output"
+    ask fp8 "Hello!" >"$RIG_DIR/fp8.out"
+    [ -s "$RIG_DIR/fp8.out" ]
+    ask --raw fp8 "Another" >"$RIG_DIR/other.out"
+    ! cmp -s "$RIG_DIR/fp8.out" "$RIG_DIR/other.out"
+}
+
 @test "what cannot run is refused by name" {
     mp list -P -n >"$RIG_DIR/list"
     grep -q '^no-shard|.*unusable.*model-00002-of-00003.safetensors: no such file' "$RIG_DIR/list"
@@ -112,7 +125,7 @@ ask() { mp run --temperature=0 --max-tokens=40 "$@"; }
     local pid
     pid=$(mp status --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["instances"][0]["pid"])')
     ls -l "/proc/$pid/fd" >"$RIG_DIR/fds"
-    [ "$(grep -c 'safetensors' "$RIG_DIR/fds")" = 5 ]
+    [ "$(grep -c 'safetensors' "$RIG_DIR/fds")" = 7 ]
     ! grep -q 'tokenizer\|config.json\|template' "$RIG_DIR/fds"
 }
 

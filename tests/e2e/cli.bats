@@ -168,7 +168,7 @@ PY
     assert_has "on a GPU     Q4_1, Q8_0 as stored for few rows"
     run -0 mp inspect --json "$MODELPOOL_TEST_MODEL"
     python3 -c 'import json, sys; m = json.loads(sys.argv[1]); assert m["runs"]
-assert m["gpu"] == {"as_stored": [], "expanded_for_many_rows": ["Q4_1", "Q8_0"]}' "$output"
+assert m["gpu"] == {"runs": True, "as_stored": [], "expanded_for_many_rows": ["Q4_1", "Q8_0"]}' "$output"
     run -1 mp inspect --memory=8M "$MODELPOOL_TEST_MODEL"
     assert_has "runs here    no: its weights take"
 }

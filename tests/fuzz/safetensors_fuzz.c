@@ -10,7 +10,7 @@
  *     ./safetensors_fuzz -max_len=4096 CORPUS
  *
  * A seed is a small file of a checkpoint folder behind a byte of enum source_kind
- * (safetensors_corpus: vocabularies).
+ * (safetensors_corpus: vocabularies); what that byte has beyond picks the settings in config.json.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -30,6 +30,21 @@ static int memory_file(const void *bytes, size_t len)
     return fd;
 }
 
+/* The scales of an FP8 weight are the source's, and as many as its tiles. */
+static void check_scales(const struct source *s, const struct source_tensor *t)
+{
+    const struct source_tensor *scale = t->scale;
+
+    if (!scale)
+        return;
+    if (source_find_tensor(s, scale->name) != scale || t->scale_rows == 0 || t->scale_cols == 0 ||
+        (t->shape[0] + t->scale_cols - 1) / t->scale_cols *
+                ((t->shape[1] + t->scale_rows - 1) / t->scale_rows) !=
+            scale->shape[0] * scale->shape[1] ||
+        scale->bytes < 2 * scale->shape[0] * scale->shape[1])
+        abort();
+}
+
 static void check_source(const struct source *s, size_t len)
 {
     const char *text = NULL;
@@ -42,6 +57,7 @@ static void check_source(const struct source *s, size_t len)
         if (t->offset > len || t->bytes > len - t->offset || t->bytes == 0 ||
             source_find_tensor(s, t->name) != t)
             abort();
+        check_scales(s, t);
     }
     if (source_template(s, &text, &text_len, NULL) == 0)
         for (size_t i = 0; i < text_len; i++)
@@ -74,6 +90,11 @@ static void use_tokenizer(const struct tokenizer *t)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static const char none[] = "\x02\0\0\0\0\0\0\0{}";
+    static const char *const configs[] = {
+        "{}",
+        "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,128]}}",
+        "{\"quantization_config\":{\"quant_method\":\"fp8\"}}"};
+    const char *config;
     enum source_kind kind;
     struct arch arch;
     struct source_files files = {.count = 2};
@@ -83,13 +104,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     if (len == 0)
         return 0;
     kind = (enum source_kind)(data[0] % SOURCE_KIND_COUNT);
+    config = configs[data[0] / SOURCE_KIND_COUNT % 3];
     data++;
     len--;
     if (kind == SOURCE_GGUF)
         kind = SOURCE_WEIGHTS;
-    files.files[0] = kind == SOURCE_CONFIG
-                         ? (struct source_file){SOURCE_CONFIG, memory_file(data, len), "it"}
-                         : (struct source_file){SOURCE_CONFIG, memory_file("{}", 2), "config"};
+    files.files[0] =
+        kind == SOURCE_CONFIG
+            ? (struct source_file){SOURCE_CONFIG, memory_file(data, len), "it"}
+            : (struct source_file){SOURCE_CONFIG, memory_file(config, strlen(config)), "config"};
     files.files[1] =
         kind == SOURCE_WEIGHTS
             ? (struct source_file){SOURCE_WEIGHTS, memory_file(data, len), "it"}

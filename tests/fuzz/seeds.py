@@ -13,7 +13,7 @@ import struct
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(HERE, "..", "golden")
-WEIGHTS, CONFIG, TOKENIZER = 1, 3, 5
+WEIGHTS, CONFIG, TOKENIZER, KINDS = 1, 3, 5, 9
 MERGES = 10
 
 
@@ -81,6 +81,15 @@ def checkpoints():
                       "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]}})
     write("safetensors_corpus", "weights",
           bytes([WEIGHTS]) + struct.pack("<Q", len(header)) + header + bytes(range(32)))
+    for settings, shape, suffix in (1, [2, 1], "_scale_inv"), (2, [130, 1], "_scale"):
+        size = 4 * shape[0]  # the fuzz target's config.json number `settings` goes with these
+        header = compact({"a.weight": {"dtype": "F8_E4M3", "shape": [130, 3],
+                                       "data_offsets": [0, 390]},
+                          "a.weight" + suffix: {"dtype": "F32", "shape": shape,
+                                                "data_offsets": [390, 390 + size]}})
+        write("safetensors_corpus", "weights-f8" + suffix.replace("_", "-"),
+              bytes([WEIGHTS + KINDS * settings]) + struct.pack("<Q", len(header)) + header +
+              bytes(390 + size))
 
 
 tokenizers()

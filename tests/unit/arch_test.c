@@ -452,7 +452,7 @@ static void types_of_kernels(void **state)
         assert_string_equal(dtype_name(i), type->name);
         weights++;
     }
-    assert_int_equal(weights, 13);
+    assert_int_equal(weights, 14);
 }
 
 static void real_model(void **state)

@@ -2,9 +2,9 @@
  * families_test.c - each family's forward pass against transformers'
  *
  * tests/golden/families/ holds tiny checkpoints with random weights, each also as a GGUF file where
- * that has a name for all of it, and transformers' logits (remake.py beside them).  All positions'
- * logits are compared; then the prompt goes through in chunks, token by token, and beside others,
- * and must give the same bits (bfloat16: logits as near).
+ * that has a name for all of it, and transformers' logits (remake.py and fp8.py beside them).  All
+ * positions' logits are compared; then the prompt goes through in chunks, token by token, and
+ * beside others, and must give the same bits (bfloat16: logits as near).
  */
 // clang-format off
 #include <setjmp.h>
@@ -265,6 +265,20 @@ static void test_checkpoints(void **state)
     check_model("phi3", "phi3-short");
 }
 
+/* FP8 weights (fp8.py): scales of tiles, rows and tensors; in float32 each weight is what its code
+ * and scale say. */
+static void test_fp8(void **state)
+{
+    static const char *const names[] = {"qwen3-f8-block", "llama-f8-channel", "llama-f8-tensor",
+                                        "phi3-f8-block", "qwen3moe-f8-block"};
+
+    (void)state;
+    if (rig_device() != RIG_CPU)
+        skip();
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        check_model(names[i], names[i]);
+}
+
 static void test_gguf(void **state)
 {
     static const char *const names[] = {
@@ -320,6 +334,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_checkpoints),
+        cmocka_unit_test(test_fp8),
         cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_window_pages),
     };

@@ -370,6 +370,12 @@ static void unknown_large_type(struct builder *b)
     put_tensor(b, "t", UINT32_MAX, 32, 1, 0);
 }
 
+/* A number of our own, for what other files have. */
+static void our_type(struct builder *b)
+{
+    put_tensor(b, "t", 63, 32, 1, 0);
+}
+
 static void five_dimensions(struct builder *b)
 {
     put_string(b, "t", 1);
@@ -441,6 +447,7 @@ static void refused(void **state)
         {part_block, STATUS_CORRUPT, "tensor t has rows of 40 elements"},
         {unknown_tensor_type, STATUS_UNSUPPORTED, "tensor t is of unknown type 4"},
         {unknown_large_type, STATUS_UNSUPPORTED, "tensor t is of unknown type 4294967295"},
+        {our_type, STATUS_UNSUPPORTED, "tensor t is of unknown type 63"},
         {five_dimensions, STATUS_CORRUPT, "tensor t has 5 dimensions"},
         {no_dimensions, STATUS_CORRUPT, "tensor t has 0 dimensions"},
         {same_tensor, STATUS_CORRUPT, "tensor t is there twice"},

@@ -122,6 +122,20 @@ static inline uint32_t first_half(enum dtype dtype)
     return dtype == DTYPE_Q2_K ? 80 : dtype == DTYPE_Q3_K ? 108 : dtype == DTYPE_Q6_K ? 208 : 0;
 }
 
+/* A row of DTYPE_F8: random codes that are numbers, scales of ordinary size, zeros between. */
+static inline void random_f8(uint8_t *row, uint32_t cols, uint64_t *state)
+{
+    memset(row, 0, dtype_row_bytes(DTYPE_F8, cols));
+    for (uint32_t i = 0; i < cols; i++)
+        do
+            row[i] = (uint8_t)random_bits(state);
+        while ((row[i] & 0x7f) == 0x7f);
+    for (uint32_t b = 0; b < (cols + F8_BLOCK - 1) / F8_BLOCK; b++) {
+        float scale = fabsf(random_float(state)) / 100;
+        memcpy(row + f8_scales_at(cols) + b * sizeof(scale), &scale, sizeof(scale));
+    }
+}
+
 /* Random stored rows: random quants, scales of ordinary size. */
 static inline struct weight random_weight(enum dtype dtype, uint32_t rows, uint32_t cols,
                                           uint64_t *state)
@@ -133,7 +147,9 @@ static inline struct weight random_weight(enum dtype dtype, uint32_t rows, uint3
     assert_true(bytes > 0);
     for (uint64_t i = 0; i < bytes; i++)
         data[i] = (uint8_t)random_bits(state);
-    for (uint64_t i = 0; i < bytes; i += block) {
+    for (uint32_t r = 0; dtype == DTYPE_F8 && r < rows; r++)
+        random_f8(data + r * dtype_row_bytes(dtype, cols), cols, state);
+    for (uint64_t i = 0; dtype != DTYPE_F8 && i < bytes; i += block) {
         float f = random_float(state);
         if (dtype == DTYPE_F32)
             memcpy(data + i, &f, sizeof(f));

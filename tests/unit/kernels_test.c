@@ -5,7 +5,7 @@
 
 static const enum dtype dtypes[] = {
     DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
-    DTYPE_Q8_0, DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
+    DTYPE_Q8_0, DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_F8,
 };
 #define DTYPE_COUNT (sizeof(dtypes) / sizeof(dtypes[0]))
 #define ROWS_MAX    33u
@@ -31,6 +31,12 @@ static void test_row_bytes(void **state)
     assert_int_equal(dtype_row_bytes(DTYPE_Q2_K, 512), 168);
     assert_int_equal(dtype_row_bytes(DTYPE_Q3_K, 512), 220);
     assert_int_equal(dtype_row_bytes(DTYPE_Q6_K, 512), 420);
+    assert_int_equal(dtype_row_bytes(DTYPE_F8, 1), 32);
+    assert_int_equal(dtype_row_bytes(DTYPE_F8, 16), 32);
+    assert_int_equal(dtype_row_bytes(DTYPE_F8, 129), 144 + 16);
+    assert_int_equal(dtype_row_bytes(DTYPE_F8, 576), 576 + 32);
+    assert_int_equal(dtype_row_bytes(DTYPE_F8, 4096), 4096 + 128);
+    assert_int_equal(dtype_row_bytes(DTYPE_F8, UINT64_MAX - 3), 0);
     assert_int_equal(dtype_row_bytes(DTYPE_Q4_0, 33), 0);
     assert_int_equal(dtype_row_bytes(DTYPE_Q4_K, 576), 0);
     assert_int_equal(dtype_row_bytes(99, 32), 0);
@@ -88,7 +94,52 @@ static void test_golden_blocks(void **state)
         records++;
     }
     fclose(f);
-    assert_int_equal(records, DTYPE_COUNT);
+    assert_int_equal(records, DTYPE_COUNT - 1); /* all but F8, which GGUF has not */
+}
+
+/* All codes of e4m3 that are numbers, as torch decodes them (tests/golden/kernels/e4m3.py), with
+ * scales from subnormal to the largest: the reference and every instruction set. */
+static void test_golden_e4m3(void **state)
+{
+    static const float scales[] = {1, 0, 0x1.234566p-7f, 1e-40f, 0x1.fffffep-130f, F8_SCALE_MAX};
+    FILE *f = fopen(SRCDIR "/tests/golden/kernels/e4m3.bin", "rb");
+    float codes[256], want[254], got[254];
+    uint8_t row[256 + 16];
+    uint32_t count = 0;
+
+    (void)state;
+    assert_non_null(f);
+    assert_int_equal(fread(codes, sizeof(codes), 1, f), 1);
+    fclose(f);
+    assert_true(is_nan(codes[0x7f]) && is_nan(codes[0xff]));
+    memset(row, 0, sizeof(row));
+    for (uint32_t code = 0; code < 256; code++)
+        if ((code & 0x7f) != 0x7f)
+            row[count++] = (uint8_t)code;
+    assert_int_equal(count, 254);
+    for (size_t i = 0; i < sizeof(scales) / sizeof(scales[0]); i++) {
+        const struct weight table = {.data = row, .dtype = DTYPE_F8, .rows = 1, .cols = 254};
+        const uint32_t token = 0;
+        /* The second block's is another. */
+        const float two[2] = {scales[i], 0.5f * scales[i]};
+        memcpy(row + f8_scales_at(254), two, sizeof(two));
+        for (uint32_t k = 0; k < 254; k++)
+            want[k] = codes[row[k]] * two[k / F8_BLOCK];
+        ref_dequantize(got, row, DTYPE_F8, 254);
+        assert_same_bits(got, want, 254, "e4m3 by the reference");
+        for (size_t n = 0; n < ISA_COUNT; n++) {
+            struct device *d = open_device(isa_names[n], 1, 256);
+            if (!d)
+                continue;
+            k_embed(d, got, &table, &token, 1, 1);
+            device_sync(d);
+            assert_same_bits(got, want, 254, isa_names[n]);
+            device_destroy(d);
+        }
+    }
+    row[3] = 0x7f; /* no number, if it were stored */
+    ref_dequantize(got, row, DTYPE_F8, 254);
+    assert_true(is_nan(got[3]));
 }
 
 /* Embedding a row decodes it: every instruction set gives the reference's bits. */
@@ -117,7 +168,7 @@ static void check_embed(struct device *d, enum dtype dtype, uint32_t cols, uint6
 
 static void test_embed(void **state)
 {
-    static const uint32_t widths[] = {1, 7, 33, 256, 576, 768};
+    static const uint32_t widths[] = {1, 7, 33, 127, 144, 256, 576, 768};
     uint64_t seed = 1;
 
     (void)state;
@@ -216,7 +267,7 @@ static void test_matmul(void **state)
 {
     static const struct {
         uint32_t out, cols;
-    } shapes[] = {{1, 1}, {3, 7}, {17, 33}, {1, 256}, {50, 256}, {19, 768}, {192, 576}};
+    } shapes[] = {{1, 1}, {3, 7}, {17, 33}, {5, 129}, {1, 256}, {50, 256}, {19, 768}, {192, 576}};
     uint64_t seed = 2;
 
     (void)state;
@@ -545,6 +596,7 @@ int main(void)
         cmocka_unit_test(test_device_refusals),
         cmocka_unit_test(test_device_name),
         cmocka_unit_test(test_golden_blocks),
+        cmocka_unit_test(test_golden_e4m3),
         cmocka_unit_test(test_embed),
         cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_matmul_passes_nan_on),

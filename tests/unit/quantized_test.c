@@ -255,11 +255,11 @@ static void test_where_sums_go(void **state)
     }
 }
 
-/* Matrices that are not quantized, or too narrow, get the exact bits. */
+/* Matrices that are not quantized, FP8, or too narrow, get the exact bits. */
 static void test_what_stays_exact(void **state)
 {
-    static const enum dtype exact[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q4_0};
-    static const uint32_t heights[] = {24, 24, 24, 5};
+    static const enum dtype exact[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F8, DTYPE_Q4_0};
+    static const uint32_t heights[] = {24, 24, 24, 24, 5};
     struct device *d = open_device("avx2", 1, 64), *fast;
     uint64_t seed = 5;
 

@@ -181,7 +181,7 @@ static void absent_files(void **state)
 
 static void quantized(void **state)
 {
-    static const char *const methods[] = {"fp8",          "awq",   "gptq", "compressed-tensors",
+    static const char *const methods[] = {"awq",          "gptq",  "compressed-tensors",
                                           "bitsandbytes", "mxfp4", "new"};
     const struct checkpoint *c = *state;
     char config[256];
