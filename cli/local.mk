@@ -16,8 +16,11 @@ cli_libcli_a_SOURCES = \
     cli/run.c \
     cli/sim.c \
     cli/sim.h \
+    cli/sim_burst.c \
     cli/sim_command.h \
     cli/sim_device.c \
+    cli/sim_growth.c \
+    cli/sim_host.c \
     cli/sim_memory.c \
     cli/sim_paper.c \
     cli/sim_plot.c \
@@ -53,6 +56,12 @@ tests_unit_acct_time_test_LDADD = cli/libcli.a common/libcommon.a $(CMOCKA_LIBS)
 tests_unit_cli_text_test_SOURCES = tests/unit/cli_text_test.c
 tests_unit_cli_text_test_LDADD = \
     cli/libcli.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) $(JANSSON_LIBS)
+
+check_PROGRAMS += tests/unit/sim_burst_test
+TESTS += tests/unit/sim_burst_test
+tests_unit_sim_burst_test_SOURCES = tests/unit/sim_burst_test.c
+tests_unit_sim_burst_test_LDADD = \
+    cli/libcli.a sched/libsched.a common/libcommon.a $(CMOCKA_LIBS) -lm
 
 check_PROGRAMS += tests/unit/sim_test
 TESTS += tests/unit/sim_test

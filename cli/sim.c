@@ -21,6 +21,8 @@
     "      --switch=HOW      file (Switch= of the costs), link (bytes over the link), or "         \
     "seconds\n"                                                                                    \
     "      --prefetch=HOW    behind (the running turn), none, half (by chance); default: behind\n" \
+    "      --host-memory=SIZE  of a node, for weights; others come from disk; default: all fit\n"  \
+    "      --node-gpus=N     GPUs of a node; default: 8\n"                                         \
     "      --turn=TIME       the longest turn while others wait; default: 0.5s\n"                  \
     "      --starve=TIME     who has waited so long is next; default: 60s\n"                       \
     "      --slo=TTFT:TBT    default: 10s:100ms\n"                                                 \
@@ -34,21 +36,25 @@
     "      --input=LAW --output=LAW --input-scale=X --output-scale=X\n"                            \
     "                        lognormal:MU,SIGMA exponential:MEAN fixed:N "                         \
     "quantile:P0,P50,P95,P100\n"                                                                   \
+    "      --burst=NAMES     at a quarter of the time, on top: models, flood, prompts, kv\n"       \
     "  results:\n"                                                                                 \
     "      --json            JSON\n"                                                               \
     "      --trace=FILE      write the trace\n"                                                    \
     "      --plot=FILE.svg   draw the turns (--paper: attainment over models); needs gnuplot\n"    \
-    "      --paper           the published case: models at 90 % attainment, by policy\n"
+    "      --paper           the published case: models at 90 % attainment, by policy\n"           \
+    "      --growth          what a decision and a simulation cost as they grow; CSV\n"
 
 /* The lengths of the published workload. */
 #define PAPER_INPUT  "lognormal:6.30,0.735"
 #define PAPER_OUTPUT "quantile:9,267,770,1400"
 
+enum more_options { OPT_BURST = 512, OPT_GROWTH, OPT_HOST_MEMORY, OPT_NODE_GPUS };
+
 struct options {
     struct sim_setup setup;
     const char *costs, *trace_out, *plot, *only;
     uint32_t seeds;
-    int json, paper;
+    int json, paper, growth;
 };
 
 /* --- costs ------------------------------------------------------------------------------------ */
@@ -139,17 +145,21 @@ enum option_value {
 
 static const struct option long_options[] = {
     {"admit", no_argument, NULL, OPT_ADMIT},
+    {"burst", required_argument, NULL, OPT_BURST},
     {"costs", required_argument, NULL, OPT_COSTS},
     {"cv", required_argument, NULL, OPT_CV},
     {"day", required_argument, NULL, OPT_DAY},
     {"diurnal", required_argument, NULL, OPT_DIURNAL},
     {"duration", required_argument, NULL, OPT_DURATION},
     {"gpus", required_argument, NULL, OPT_GPUS},
+    {"growth", no_argument, NULL, OPT_GROWTH},
     {"help", no_argument, NULL, 'h'},
+    {"host-memory", required_argument, NULL, OPT_HOST_MEMORY},
     {"input", required_argument, NULL, OPT_INPUT},
     {"input-scale", required_argument, NULL, OPT_INPUT_SCALE},
     {"json", no_argument, NULL, OPT_JSON},
     {"models", required_argument, NULL, OPT_MODELS},
+    {"node-gpus", required_argument, NULL, OPT_NODE_GPUS},
     {"only", required_argument, NULL, OPT_ONLY},
     {"output", required_argument, NULL, OPT_OUTPUT},
     {"output-scale", required_argument, NULL, OPT_OUTPUT_SCALE},
@@ -183,7 +193,7 @@ static int number(const char *what, const char *text, double least, double most,
 
     *out = strtod(text, &end);
     if (end == text || *end != '\0' || !(*out >= least) || !(*out <= most))
-        return bad(what, text);
+        return cli_usage(USAGE, "%s\"%s\" is no number from %g to %.15g", what, text, least, most);
     return 0;
 }
 
@@ -191,8 +201,10 @@ static int whole(const char *what, const char *text, double least, double most, 
 {
     double v;
 
-    if (number(what, text, least, most, &v) != 0 || v != floor(v))
-        return bad(what, text);
+    if (number(what, text, least, most, &v) != 0)
+        return EXIT_USAGE;
+    if (v != floor(v))
+        return cli_usage(USAGE, "%s\"%s\" is no whole number", what, text);
     *out = (uint32_t)v;
     return 0;
 }
@@ -202,7 +214,7 @@ static int span(const char *what, const char *text, double *seconds)
     int64_t us;
 
     if (config_parse_time(text, &us, NULL) != 0 || us <= 0)
-        return bad(what, text);
+        return cli_usage(USAGE, "%s\"%s\" is no time above 0, as 90s or 500ms", what, text);
     *seconds = (double)us / 1e6;
     return 0;
 }
@@ -239,7 +251,7 @@ static int set_switch(struct sim_setup *u, const char *text)
     u->switch_seconds = 0;
     if (u->switch_link || strcmp(text, "file") == 0)
         return 0;
-    return number("--switch=: file, link or seconds", text, 1e-6, 1e4, &u->switch_seconds);
+    return number("--switch= takes file, link or seconds: ", text, 1e-6, 1e4, &u->switch_seconds);
 }
 
 static int set_prefetch(struct sim_fleet *f, const char *text)
@@ -259,9 +271,21 @@ static int set_law(char out[96], const char *text)
 {
     struct error err;
 
-    if (strlen(text) >= 96 || sim_law_check(text, &err) != 0)
-        return bad("no law of lengths", text);
+    if (sim_law_check(text, &err) != 0)
+        return cli_usage(USAGE, "%s", err.text);
+    if (strlen(text) >= 96)
+        return bad("a law of lengths has less than 96 bytes", text);
     snprintf(out, 96, "%s", text);
+    return 0;
+}
+
+static int set_host_memory(struct sim_fleet *f, const char *text)
+{
+    uint64_t bytes;
+
+    if (config_parse_size(text, &bytes, NULL) != 0 || bytes == 0)
+        return bad("--host-memory=: a size as 512G", text);
+    f->host_memory = (double)bytes;
     return 0;
 }
 
@@ -313,6 +337,10 @@ static int set_fleet(struct sim_setup *u, int c, const char *value)
         return 0;
     case OPT_GPUS:
         return whole("--gpus=", value, 1, 60000, &u->fleet.devices);
+    case OPT_HOST_MEMORY:
+        return set_host_memory(&u->fleet, value);
+    case OPT_NODE_GPUS:
+        return whole("--node-gpus=", value, 1, 60000, &u->fleet.node_devices);
     case OPT_PREFETCH:
         return set_prefetch(&u->fleet, value);
     case OPT_ROLES:
@@ -333,11 +361,26 @@ static int set_fleet(struct sim_setup *u, int c, const char *value)
     }
 }
 
+static int set_burst(struct options *o, const char *value)
+{
+    struct error err;
+
+    if (sim_burst_check(value, &err) != 0)
+        return cli_usage(USAGE, "sim: --burst=: %s", err.text);
+    o->setup.burst = value;
+    return 0;
+}
+
 static int set_option(struct options *o, int c, const char *value)
 {
     switch (c) {
+    case OPT_BURST:
+        return set_burst(o, value);
     case OPT_COSTS:
         o->costs = value;
+        return 0;
+    case OPT_GROWTH:
+        o->growth = 1;
         return 0;
     case OPT_JSON:
         o->json = 1;
@@ -370,8 +413,11 @@ static int get_trace(const struct options *o, const char *path, struct sim_trace
     FILE *file;
     int rv;
 
-    if (path == NULL)
-        return sim_synthesize(t, &u->workload, &u->costs, &u->slo, err);
+    if (path == NULL) {
+        if (sim_synthesize(t, &u->workload, &u->costs, &u->slo, err) != 0)
+            return -1;
+        return u->burst != NULL ? sim_burst(t, u->burst, &u->workload, &u->costs, err) : 0;
+    }
     file = fopen(path, "re");
     if (file == NULL)
         return error_errno(err, "%s", path);
@@ -498,16 +544,24 @@ int cmd_sim(const struct cli *cli, int argc, char **argv)
         if ((code = set_option(&o, c, optarg)) != 0)
             return code;
     }
-    if (argc - optind > 1 || (o.paper && argc > optind))
+    if (argc - optind > 1 || ((o.paper || o.growth) && argc > optind))
         return cli_usage(USAGE, "sim: one trace, or none");
+    if (o.paper && o.growth)
+        return cli_usage(USAGE, "sim: --paper or --growth");
+    if (o.setup.burst != NULL && (o.paper || o.growth || argc > optind))
+        return cli_usage(USAGE, "sim: --burst= goes with a load that is made up");
     if ((code = check_fleet(&o)) != 0)
         return code;
+    if (o.plot != NULL && sim_plot_check(&err) != 0)
+        return cli_fail(EXIT_REFUSED, "sim: %s", err.text);
     if (sim_read_costs(&o.setup.costs, o.costs, &err) != 0)
         return cli_fail(EXIT_REFUSED, "%s", err.text);
     o.setup.fleet.seed = o.setup.workload.seed;
     sim_setup_switches(&o.setup);
     if (o.paper)
         code = sim_paper(&o.setup, o.seeds, o.only, o.json, o.plot);
+    else if (o.growth)
+        code = sim_growth(&o.setup, o.json, o.plot);
     else
         code = simulate(&o, argc > optind ? argv[optind] : NULL);
     cost_table_clear(&o.setup.costs);

@@ -120,6 +120,8 @@ enum sim_prefetch { SIM_BEHIND, SIM_NONE, SIM_HALF };
 struct sim_fleet {
     const char *scheduler;
     uint32_t devices, prefill, decode; /* prefill + decode = devices, or both 0: all mixed */
+    uint32_t node_devices;             /* that share a host memory and a disk; 0: 8 */
+    double host_memory; /* bytes of it for weights; 0: no bounds, and all models lie there */
     enum sim_prefetch prefetch;
     double hop;    /* s: a turn of another model that is in memory already */
     double turn;   /* s */
@@ -137,7 +139,8 @@ struct sim_outcome {     /* of a request */
 };
 
 struct sim_tenant_report {
-    double seconds, attainment, ttft_p99;
+    double seconds, attainment, ttft_p99; /* GPU s, of which: */
+    double switch_seconds;                /* up to 64 tenants */
     uint64_t tokens, requests;
 };
 
@@ -150,9 +153,15 @@ struct sim_report {
     uint64_t turns, switches, loads, resident_hits, prefetch_hits, prefetch_waits, spills,
         recomputes;
     double bytes, kv_bytes;
+    uint64_t host_hits, host_waits, disk_loads, host_evictions; /* with fleet.host_memory */
+    double disk_bytes;
     double overcommitted; /* bytes by which weights and KV ever went beyond a device's memory */
     double step_seconds, switch_seconds, gpu_seconds;
-    double fairness_gap; /* GPU s over share, at most, between two tenants that both had work */
+    double fairness_gap;   /* GPU s over share, at most, between two tenants that both had work */
+    double longest_wait;   /* s: of a batch for a turn */
+    double longest_turn;   /* s, with its switch */
+    double longest_load;   /* s, behind a turn, from the decision on */
+    uint32_t most_batches; /* models that had work on a device at a time */
     struct sim_tenant_report *tenants;
     uint32_t tenant_count;
     uint64_t decisions;
@@ -160,6 +169,8 @@ struct sim_report {
 
 int sim_run(const struct sim_trace *t, const struct sim_fleet *fleet,
             const struct cost_table *costs, struct sim_report *report, struct error *err);
+/* slack: what longest_wait is promised to be within, s. */
+double sim_wait_bound(const struct sim_report *r, const struct sim_fleet *fleet);
 void sim_report_clear(struct sim_report *r);
 
 #endif

@@ -14,6 +14,7 @@ struct sim_setup {
     struct cost_table costs;
     int switch_link;       /* loads take weights over link, whatever Switch= says */
     double switch_seconds; /* above 0: all loads take so long */
+    const char *burst;     /* on top of a load made up; NULL: none */
 };
 
 /* The costs' loads as the setup says. */
@@ -31,6 +32,9 @@ int sim_print_json(const struct sim_report *r, const struct sim_setup *u,
 int sim_paper(struct sim_setup *u, uint32_t seeds, const char *only, int json, const char *plot);
 
 /* --- sim_plot.c: by gnuplot --- */
+/* A figure of that size ("960,540") is begun; commands are written to the stream.  NULL: *err. */
+FILE *sim_plot_begin(const char *path, const char *title, const char *size, struct error *err);
+int sim_plot_end(FILE *to, const char *path, struct error *err);
 struct sim_curve {
     char name[64];
     uint32_t count;
@@ -40,5 +44,22 @@ int sim_plot_curves(const char *path, const char *title, const struct sim_curve 
                     uint32_t count, struct error *err);
 int sim_plot_timeline(const char *path, const char *title, const char *turns, uint32_t devices,
                       double from, double until, struct error *err);
+
+/* Is gnuplot there? */
+int sim_plot_check(struct error *err);
+
+/* --- sim_burst.c --- */
+/* Names parted by commas: models (a request to each), flood (10,000 of one tenant), prompts (of
+ * 26,000 tokens), kv (twice a device's room for KV, to one model). */
+int sim_burst_check(const char *names, struct error *err);
+/* Add them at a quarter of the load's duration, each with a tenant of its name.  On failure the
+ * trace is the caller's to clear. */
+int sim_burst(struct sim_trace *t, const char *names, const struct sim_workload *w,
+              const struct cost_table *costs, struct error *err);
+
+/* --- sim_growth.c --- */
+/* Measure and print; simulations up to the fleet's devices, and the workload's models and duration.
+ * Exit code. */
+int sim_growth(const struct sim_setup *u, int json, const char *plot);
 
 #endif

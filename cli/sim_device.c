@@ -275,14 +275,35 @@ static void note_memory(struct sim *s, const struct device *d)
         s->report->overcommitted = over;
 }
 
+/* Tell the scheduler, and see from its counters who pays; nothing else moves them meanwhile. */
+static void charge(struct sim *s, const struct device *d, int64_t steps, int64_t waited)
+{
+    uint32_t tenants = s->trace->tenant_count <= SIM_TENANTS_MAX ? s->trace->tenant_count : 0;
+    double before[SIM_TENANTS_MAX], part = 0;
+
+    for (uint32_t i = 0; i < tenants; i++)
+        before[i] = sched_tenant_time(s->sched, i);
+    sched_turn_ended(s->sched, s->now / 1000, d->index, d->turn.model, d->steps, steps / 1000,
+                     waited / 1000);
+    if (steps + waited > 0)
+        part = (double)waited / (double)(steps + waited);
+    for (uint32_t i = 0; i < tenants; i++) {
+        double paid = sched_tenant_time(s->sched, i) - before[i];
+
+        s->paid[i] += paid;
+        s->paid_switches[i] += paid * part;
+    }
+}
+
 static void end_turn(struct sim *s, struct device *d)
 {
     int64_t step_time = d->step_time, waited = s->now - d->began - step_time;
 
     if (s->traits.kv_leaves)
         kv_leaves(s, d);
-    sched_turn_ended(s->sched, s->now / 1000, d->index, d->turn.model, d->steps, step_time / 1000,
-                     waited / 1000);
+    charge(s, d, step_time, waited);
+    if ((double)(s->now - d->began) / 1e9 > s->report->longest_turn)
+        s->report->longest_turn = (double)(s->now - d->began) / 1e9;
     s->report->turns++;
     s->report->step_seconds += (double)step_time / 1e9;
     s->report->switch_seconds += (double)waited / 1e9;
@@ -442,6 +463,8 @@ void device_join(struct sim *s, struct device *d, uint32_t request)
 static double gather(struct sim *s, struct device *d)
 {
     double seconds = 0, token = s->trace->models[d->turn.model].kind->kv_token_bytes;
+    uint32_t batches = 0;
+    int full = 0;
 
     d->row_count = d->prompt_count = d->prompt_at = 0;
     for (uint32_t i = 0; i < d->member_count; i++) {
@@ -453,13 +476,16 @@ static double gather(struct sim *s, struct device *d)
                                               : 0u)) *
                       token;
 
-        if (request_of(s, r)->model != d->turn.model ||
+        batches += s->seen[request_of(s, r)->model] != s->turn_number;
+        s->seen[request_of(s, r)->model] = s->turn_number;
+        if (request_of(s, r)->model != d->turn.model || full ||
             d->row_count + d->prompt_count >= ROWS_MAX ||
             !(d->turn.phases & (fresh ? SCHED_PREFILL_ONLY : SCHED_DECODE_ONLY)) ||
             (fresh && d->turn.fresh_max > 0 && d->prompt_count >= d->turn.fresh_max))
             continue;
-        if (!device_make_room(s, d, d->turn.model, need) && d->row_count + d->prompt_count > 0)
-            break;
+        full = !device_make_room(s, d, d->turn.model, need) && d->row_count + d->prompt_count > 0;
+        if (full)
+            continue;
         seconds += device_fetch(s, d, r);
         if (fresh)
             push(s, &d->prompts, &d->prompt_count, &d->prompt_room, r);
@@ -467,7 +493,17 @@ static double gather(struct sim *s, struct device *d)
             push(s, &d->rows, &d->row_count, &d->row_room, r);
     }
     forget_away(s, d);
+    if (batches > s->report->most_batches)
+        s->report->most_batches = batches;
     return seconds;
+}
+
+static void note_wait(struct sim *s, const struct device *d)
+{
+    double waited = (double)(s->now / 1000 - d->turn.since) / 1e6;
+
+    if (waited > s->report->longest_wait)
+        s->report->longest_wait = waited;
 }
 
 static void begin_turn(struct sim *s, struct device *d)
@@ -479,10 +515,12 @@ static void begin_turn(struct sim *s, struct device *d)
     d->began = s->now;
     d->step_time = 0;
     d->steps = 0;
+    note_wait(s, d);
     s->report->switches += d->turn.model != d->last_model;
     ready = device_load_now(s, d, d->turn.model);
     if (ready == s->now && d->turn.model != d->last_model)
         ready += (int64_t)(s->fleet->hop * 1e9);
+    host_touch(s, d, d->turn.model);
     r = device_resident(d, d->turn.model);
     if (r != NULL)
         r->used = ++s->turn_number;

@@ -60,13 +60,17 @@ static double weights(const struct sim *s, uint32_t model)
     return s->trace->models[model].kind->weight_bytes;
 }
 
-/* When the link has copied so much more, from now on. */
-static int64_t link_until(struct sim *s, struct device *d, double seconds)
+/* When the link has copied a model from the host; while its disk reads, the link may copy others.
+ */
+static int64_t copied_at(struct sim *s, struct device *d, uint32_t model, int64_t hosted)
 {
     int64_t from = d->link_free > s->now ? d->link_free : s->now;
+    int64_t takes = (int64_t)(sim_cost(s, model)->load * 1e9);
+    int64_t done = (hosted > from ? hosted : from) + takes;
 
-    d->link_free = from + (int64_t)(seconds * 1e9);
-    return d->link_free;
+    d->link_free = from + takes;
+    host_hold(s, d, model, done);
+    return done;
 }
 
 static int64_t wait_for_load(struct sim *s, struct device *d, struct resident *r)
@@ -87,7 +91,7 @@ static int64_t wait_for_load(struct sim *s, struct device *d, struct resident *r
 int64_t device_load_now(struct sim *s, struct device *d, uint32_t model)
 {
     struct resident *r = device_resident(d, model);
-    double seconds = sim_cost(s, model)->load;
+    int64_t hosted;
 
     if (r != NULL)
         return wait_for_load(s, d, r);
@@ -104,11 +108,12 @@ int64_t device_load_now(struct sim *s, struct device *d, uint32_t model)
     sched_set_resident(s->sched, d->index, model, 1);
     s->report->loads++;
     s->report->bytes += weights(s, model);
+    hosted = host_fetch(s, d, model);
     if (s->fleet->prefetch == SIM_HALF && sim_uniform(&s->coin) < 0.5) {
         s->report->prefetch_hits++;
-        return s->now;
+        return hosted;
     }
-    return link_until(s, d, seconds);
+    return copied_at(s, d, model, hosted);
 }
 
 void device_load_behind(struct sim *s, struct device *d)
@@ -127,7 +132,9 @@ void device_load_behind(struct sim *s, struct device *d)
     device_make_room(s, d, load.model, 0);
     s->report->loads++;
     s->report->bytes += weights(s, load.model);
-    d->loaded = link_until(s, d, sim_cost(s, load.model)->load);
+    d->loaded = copied_at(s, d, load.model, host_fetch(s, d, load.model));
+    if ((double)(d->loaded - s->now) / 1e9 > s->report->longest_load)
+        s->report->longest_load = (double)(d->loaded - s->now) / 1e9;
     sim_push(s,
              (struct event){
                  .at = d->loaded, .kind = EVENT_LOADED, .device = d->index, .request = load.model});

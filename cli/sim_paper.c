@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/sim_command.h"
 
@@ -253,9 +254,18 @@ static int is_case(const char *name)
     return 0;
 }
 
+static double seconds_of(clockid_t clock)
+{
+    struct timespec t;
+
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 int sim_paper(struct sim_setup *u, uint32_t seeds, const char *only, int json, const char *plot)
 {
     json_t *all = json ? json_array() : NULL;
+    double began = seconds_of(CLOCK_MONOTONIC);
     struct error err;
     int code = EXIT_OK;
 
@@ -284,6 +294,9 @@ int sim_paper(struct sim_setup *u, uint32_t seeds, const char *only, int json, c
         json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
         putchar('\n');
     }
+    if (!json && code == EXIT_OK)
+        printf("\nThis took %.1f s, %.1f s of CPU time.\n", seconds_of(CLOCK_MONOTONIC) - began,
+               seconds_of(CLOCK_PROCESS_CPUTIME_ID));
     json_decref(all);
     return code;
 }

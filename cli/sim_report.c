@@ -20,6 +20,21 @@ static const char *variant(const struct sim_fleet *f)
     return strcmp(f->scheduler, "aegaeon") == 0 && f->prefill == 0 ? " (unified)" : "";
 }
 
+/* The host tier, and who waited longest. */
+static void print_more(const struct sim_report *r, const struct sim_setup *u)
+{
+    if (u->fleet.host_memory > 0)
+        printf("host memory    %" PRIu64 " loads found their model there, %" PRIu64
+               " on its way; %" PRIu64 " from disk, %.1f GB; %" PRIu64 " evicted\n",
+               r->host_hits, r->host_waits, r->disk_loads, r->disk_bytes / 1e9, r->host_evictions);
+    printf("longest wait   %.1f s of a batch for a turn", r->longest_wait);
+    if (strcmp(u->fleet.scheduler, "slack") == 0)
+        printf(
+            "; the bound is %.1f s: --starve=, and %u turns of at most %.1f s with loads of %.1f s",
+            sim_wait_bound(r, &u->fleet), r->most_batches + 1, r->longest_turn, r->longest_load);
+    putchar('\n');
+}
+
 void sim_print(const struct sim_report *r, const struct sim_setup *u, const struct sim_trace *t)
 {
     char roles[32];
@@ -47,13 +62,29 @@ void sim_print(const struct sim_report *r, const struct sim_setup *u, const stru
     printf("moved          %" PRIu64 " loads, %.1f GB of weights, %.1f GB of KV; %" PRIu64
            " KV spills, %" PRIu64 " computed again\n",
            r->loads, r->bytes / 1e9, r->kv_bytes / 1e9, r->spills, r->recomputes);
+    print_more(r, u);
     if (r->tenant_count < 2 || r->tenant_count > 64)
         return;
     printf("fairness gap   %.2f GPU s at most\n", r->fairness_gap);
     for (uint32_t i = 0; i < r->tenant_count; i++)
-        printf("  %-12s %8.1f GPU s, %6.2f %% on time, TTFT p99 %.2f s, %" PRIu64 " requests\n",
-               t->tenants[i], r->tenants[i].seconds, 100 * r->tenants[i].attainment,
-               r->tenants[i].ttft_p99, r->tenants[i].requests);
+        printf("  %-12s %8.1f GPU s, %.1f of them in switches, %6.2f %% on time, TTFT p99 %.2f s, "
+               "%" PRIu64 " requests\n",
+               t->tenants[i], r->tenants[i].seconds, r->tenants[i].switch_seconds,
+               100 * r->tenants[i].attainment, r->tenants[i].ttft_p99, r->tenants[i].requests);
+}
+
+static int add_more(json_t *all, const struct sim_report *r)
+{
+    json_t *more =
+        json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:i}", "host_hits", (json_int_t)r->host_hits,
+                  "host_waits", (json_int_t)r->host_waits, "disk_loads", (json_int_t)r->disk_loads,
+                  "host_evictions", (json_int_t)r->host_evictions, "disk_bytes", r->disk_bytes,
+                  "longest_wait", r->longest_wait, "longest_turn", r->longest_turn, "longest_load",
+                  r->longest_load, "most_batches", (int)r->most_batches);
+    int rv = more != NULL ? json_object_update(all, more) : -1;
+
+    json_decref(more);
+    return rv;
 }
 
 static json_t *three(const double v[3])
@@ -66,12 +97,12 @@ static json_t *tenants_json(const struct sim_report *r, const struct sim_trace *
     json_t *all = json_array();
 
     for (uint32_t i = 0; i < r->tenant_count && i < 1024; i++)
-        json_array_append_new(all, json_pack("{s:s,s:f,s:f,s:f,s:I,s:I}", "tenant", t->tenants[i],
-                                             "gpu_seconds", r->tenants[i].seconds,
-                                             "token_attainment", r->tenants[i].attainment,
-                                             "ttft_p99", r->tenants[i].ttft_p99, "requests",
-                                             (json_int_t)r->tenants[i].requests, "tokens",
-                                             (json_int_t)r->tenants[i].tokens));
+        json_array_append_new(
+            all, json_pack("{s:s,s:f,s:f,s:f,s:f,s:I,s:I}", "tenant", t->tenants[i], "gpu_seconds",
+                           r->tenants[i].seconds, "switch_seconds", r->tenants[i].switch_seconds,
+                           "token_attainment", r->tenants[i].attainment, "ttft_p99",
+                           r->tenants[i].ttft_p99, "requests", (json_int_t)r->tenants[i].requests,
+                           "tokens", (json_int_t)r->tenants[i].tokens));
     return all;
 }
 
@@ -96,7 +127,8 @@ int sim_print_json(const struct sim_report *r, const struct sim_setup *u, const 
                   r->step_seconds, "switch_seconds", r->switch_seconds, "gpu_seconds",
                   r->gpu_seconds, "fairness_gap", r->fairness_gap, "tenants", tenants_json(r, t));
 
-    if (all == NULL || more == NULL || json_object_update(all, more) != 0) {
+    if (all == NULL || more == NULL || json_object_update(all, more) != 0 ||
+        add_more(all, r) != 0) {
         json_decref(all);
         json_decref(more);
         return -1;

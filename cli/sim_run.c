@@ -79,6 +79,8 @@ static int begin(struct sim *s)
     struct sched_params params = {.turn_us = (int64_t)(s->fleet->turn * 1e6),
                                   .starve_us = (int64_t)(s->fleet->starve * 1e6)};
 
+    if (host_begin(s) != 0)
+        return -1;
     s->sched = sched_create(s->fleet->scheduler, &params, s->err);
     if (s->sched == NULL)
         return -1;
@@ -86,7 +88,8 @@ static int begin(struct sim *s)
     s->devices = calloc(s->fleet->devices, sizeof *s->devices);
     s->progress = calloc(s->trace->count, sizeof *s->progress);
     s->outcomes = calloc(s->trace->count, sizeof *s->outcomes);
-    if (s->devices == NULL || s->progress == NULL || s->outcomes == NULL)
+    s->seen = calloc(s->trace->model_count, sizeof *s->seen);
+    if (s->seen == NULL || s->devices == NULL || s->progress == NULL || s->outcomes == NULL)
         return error_set(s->err, STATUS_NOMEM, "sim: out of memory");
     for (uint32_t i = s->fleet->devices; i-- > 0;) {
         s->devices[i].index = i;
@@ -98,10 +101,12 @@ static int begin(struct sim *s)
     }
     for (uint32_t m = 0; m < s->trace->model_count; m++) {
         const struct cost_entry *kind = s->trace->models[m].kind;
+        struct cost cost = kind->cost;
 
+        cost.disk = s->nodes != NULL ? kind->weight_bytes / s->costs->disk : 0;
         if (sched_add_model(s->sched, SCHED_ALL, m, (uint64_t)kind->weight_bytes,
                             (uint64_t)kind->kv_token_bytes, s->err) != 0 ||
-            sched_set_cost(s->sched, SCHED_ALL, m, &kind->cost, s->err) != 0)
+            sched_set_cost(s->sched, SCHED_ALL, m, &cost, s->err) != 0)
             return -1;
     }
     s->coin = sim_random_stream(s->fleet->seed, UINT64_MAX);
@@ -116,8 +121,10 @@ static void end(struct sim *s)
         free(s->devices[i].rows);
         free(s->devices[i].prompts);
     }
+    host_end(s);
     free(s->devices);
     free(s->progress);
+    free(s->seen);
     free(s->outcomes);
     free(s->heap);
     sched_destroy(s->sched);
@@ -148,6 +155,7 @@ static void arrive(struct sim *s, uint32_t r)
         s->failed = 1;
         return;
     }
+    host_touch(s, &s->devices[instance], q->model);
     device_add(s, &s->devices[instance], r);
     device_join(s, &s->devices[instance], r);
     device_kick(s, &s->devices[instance]);
@@ -310,6 +318,16 @@ out:
     return rv;
 }
 
+/* What they paid, in place of the scheduler's counters, which idling lifts. */
+static void bill(const struct sim *s)
+{
+    for (uint32_t t = 0; s->trace->tenant_count <= SIM_TENANTS_MAX && t < s->trace->tenant_count;
+         t++) {
+        s->report->tenants[t].seconds = s->paid[t];
+        s->report->tenants[t].switch_seconds = s->paid_switches[t];
+    }
+}
+
 int sim_run(const struct sim_trace *t, const struct sim_fleet *fleet,
             const struct cost_table *costs, struct sim_report *report, struct error *err)
 {
@@ -317,12 +335,19 @@ int sim_run(const struct sim_trace *t, const struct sim_fleet *fleet,
     int rv = -1;
 
     *report = (struct sim_report){.requests = 0};
-    if (begin(&s) == 0 && loop(&s) == 0 && sum_up(&s) == 0)
+    if (begin(&s) == 0 && loop(&s) == 0 && sum_up(&s) == 0) {
+        bill(&s);
         rv = 0;
+    }
     end(&s);
     if (rv != 0)
         sim_report_clear(report);
     return rv;
+}
+
+double sim_wait_bound(const struct sim_report *r, const struct sim_fleet *fleet)
+{
+    return fleet->starve + (r->most_batches + 1) * (r->longest_turn + r->longest_load);
 }
 
 void sim_report_clear(struct sim_report *r)

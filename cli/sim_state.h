@@ -52,6 +52,21 @@ struct progress { /* of a request */
     uint32_t device;
 };
 
+struct hosted { /* a model in a node's host memory */
+    uint32_t model;
+    int64_t ready, held; /* read from disk; neither read nor copied any more */
+    uint64_t used;       /* number of its last use */
+};
+
+struct node {
+    struct hosted *models;
+    uint32_t count, room;
+    double bytes;
+    int64_t disk_free; /* when the disk has no more to read */
+};
+
+#define SIM_TENANTS_MAX 64u /* whose bills are followed turn by turn */
+
 struct sim {
     const struct sim_trace *trace;
     const struct sim_fleet *fleet;
@@ -59,6 +74,11 @@ struct sim {
     struct sched *sched;
     struct sched_traits traits;
     struct device *devices;
+    struct node *nodes; /* NULL: host memory has no bounds */
+    uint32_t node_count, node_devices;
+    uint64_t host_uses;
+    uint64_t *seen; /* per model: the last turn at whose beginning it had work on the device */
+    double paid[SIM_TENANTS_MAX], paid_switches[SIM_TENANTS_MAX]; /* by tenant, GPU s */
     struct progress *progress;
     struct sim_outcome *outcomes;
     struct event *heap;
@@ -97,5 +117,15 @@ void device_load_behind(struct sim *s, struct device *d);
 int device_make_room(struct sim *s, struct device *d, uint32_t model, double bytes);
 /* Bring a request's KV back: seconds. */
 double device_fetch(struct sim *s, struct device *d, uint32_t request);
+
+/* --- sim_host.c --- */
+int host_begin(struct sim *s);
+void host_end(struct sim *s);
+/* A model is asked for, or runs: of those in the node's memory it is the last to go. */
+void host_touch(struct sim *s, const struct device *d, uint32_t model);
+/* Its weights are wanted on the device: when they are in the node's memory. */
+int64_t host_fetch(struct sim *s, const struct device *d, uint32_t model);
+/* They are being copied until then, and stay. */
+void host_hold(struct sim *s, const struct device *d, uint32_t model, int64_t until);
 
 #endif

@@ -288,4 +288,5 @@ const struct sched_policy sched_aegaeon = {.name = "aegaeon",
                                            .next = aegaeon_next,
                                            .load = aegaeon_load,
                                            .arrived = aegaeon_arrived,
-                                           .left = aegaeon_left};
+                                           .left = aegaeon_left,
+                                           .keeps_slots = 1};

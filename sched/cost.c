@@ -92,9 +92,11 @@ static int device_key(const struct line *l, const char *key, const char *value)
         return set_number(l, &l->table->memory_bytes, key, value);
     if (strcasecmp(key, "Link") == 0)
         return set_number(l, &l->table->link, key, value);
+    if (strcasecmp(key, "Disk") == 0)
+        return set_number(l, &l->table->disk, key, value);
     return error_set(l->err, STATUS_INVALID,
                      "%s:%d: unknown key \"%s\" of Device=; there are "
-                     "Memory, Link",
+                     "Memory, Link, Disk",
                      l->path, l->number, key);
 }
 

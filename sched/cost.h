@@ -20,6 +20,7 @@ struct cost { /* of a model on a device; seconds and bytes */
     double prefill, prefill_token, prefill_square;
     double decode, decode_context, decode_row;
     double load;     /* weights from the host tier to the device */
+    double disk;     /* weights from the disk to the host tier; 0: they lie in it already */
     double kv_token; /* the KV of one token over the link, one way */
     double scale;    /* what steps really take, over what is predicted; 0 is 1 */
 };
@@ -44,16 +45,18 @@ struct cost_table {
     char device[COST_NAME_MAX];
     double memory_bytes; /* for weights and KV */
     double link;         /* bytes/s from the host to the device */
+    double disk;         /* bytes/s from a node's disk to its host memory; 0: not told */
     struct cost_entry *models;
     size_t model_count;
 };
 
 /*
  * Text of a costs file; `path` is for messages.  Lines of Key=Value; `#` starts a comment.
- *   Device=NAME Memory=BYTES Link=BYTES_PER_S
+ *   Device=NAME Memory=BYTES Link=BYTES_PER_S [Disk=BYTES_PER_S]
  *   Model=NAME Weights=BYTES KvToken=BYTES Context=TOKENS Prefill=A,B,C Decode=A,B,C
  *         [Switch=SECONDS] [Mix=SHARE]
- * The model's load takes Switch= seconds, or Weights= over Link= where it has none.
+ * The model's load takes Switch= seconds, or Weights= over Link= where it has none.  cost.disk is
+ * left 0: whether models begin on a disk is the caller's to say.
  */
 int cost_table_parse(struct cost_table *t, const char *text, const char *path, struct error *err);
 void cost_table_clear(struct cost_table *t);

@@ -6,14 +6,14 @@ int role_fits(enum sched_role have, enum sched_role want)
     return have == want || have == SCHED_MIXED || want == SCHED_MIXED;
 }
 
-/* How good an instance is for a model: with its sequences, resident, others. */
+/* How good an instance is for a model: with its sequences, resident, in the host tier, others. */
 static int preference(const struct sched_slot *slot)
 {
     if (slot == NULL)
         return 0;
     if (slot->running + slot->waiting > 0)
-        return 2;
-    return slot->resident != SCHED_ABSENT;
+        return 3;
+    return slot->resident != SCHED_ABSENT ? 2 : slot->hosted;
 }
 
 /* Fewer sequences, then less time spent so far. */

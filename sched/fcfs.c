@@ -29,6 +29,8 @@ static uint32_t fcfs_pick(struct sched *s, uint32_t model, enum sched_role role)
             load += 1;
         if (slot != NULL && slot->resident != SCHED_ABSENT)
             load -= 0.5;
+        else if (slot != NULL && slot->hosted)
+            load -= 0.25;
         if (best == SCHED_NONE || load < best_load) {
             best = i;
             best_load = load;

@@ -30,3 +30,8 @@ check_PROGRAMS += tests/unit/sched_policy_test
 TESTS += tests/unit/sched_policy_test
 tests_unit_sched_policy_test_SOURCES = tests/unit/sched_policy_test.c
 tests_unit_sched_policy_test_LDADD = sched/libsched.a common/libcommon.a $(CMOCKA_LIBS) -lm
+
+check_PROGRAMS += tests/unit/sched_dispatch_test
+TESTS += tests/unit/sched_dispatch_test
+tests_unit_sched_dispatch_test_SOURCES = tests/unit/sched_dispatch_test.c
+tests_unit_sched_dispatch_test_LDADD = sched/libsched.a common/libcommon.a $(CMOCKA_LIBS)

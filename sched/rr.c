@@ -43,4 +43,5 @@ static int rr_next(struct sched *s, int64_t now, uint32_t instance, struct sched
     return 1;
 }
 
-const struct sched_policy sched_rr = {.name = "rr", .next = rr_next};
+/* When a model had its last turn counts, also when it returns: its slot is kept. */
+const struct sched_policy sched_rr = {.name = "rr", .keeps_slots = 1, .next = rr_next};

@@ -196,6 +196,9 @@ void sched_drop_model(struct sched *s, uint32_t instance, uint32_t model)
 {
     struct sched_slot *slot = find_slot(s, instance, model);
 
+    if (slot == NULL && find_instance(s, instance) != NULL && model < s->model_count &&
+        s->models[model].known)
+        slot = need_slot(s, instance, model); /* an exception to what is known on all */
     if (slot == NULL)
         return;
     slot->known = 0;
@@ -211,6 +214,19 @@ void sched_set_resident(struct sched *s, uint32_t instance, uint32_t model, int 
     slot = resident ? need_slot(s, instance, model) : find_slot(s, instance, model);
     if (slot != NULL)
         slot_set_residency(s, slot, resident ? SCHED_RESIDENT : SCHED_ABSENT);
+    slot_release(s, slot);
+}
+
+void sched_set_hosted(struct sched *s, uint32_t instance, uint32_t model, int hosted)
+{
+    struct sched_slot *slot;
+
+    if (find_instance(s, instance) == NULL || model >= SCHED_INDEX_MAX)
+        return;
+    slot = hosted ? need_slot(s, instance, model) : find_slot(s, instance, model);
+    if (slot != NULL)
+        slot->hosted = hosted != 0;
+    slot_release(s, slot);
 }
 
 /* --- decisions ------------------------------------------------------------------------------- */
@@ -229,6 +245,7 @@ void sched_turn_ended(struct sched *s, int64_t now, uint32_t instance, uint32_t 
         return;
     slot->since = now;
     tenants_charge(s, slot, (double)(step_us + switch_us) / 1e6);
+    slot_release(s, slot);
 }
 
 int sched_next(struct sched *s, int64_t now, uint32_t instance, struct sched_turn *turn)
@@ -245,6 +262,7 @@ int sched_next(struct sched *s, int64_t now, uint32_t instance, struct sched_tur
     slot->served = ++s->decisions;
     slot->unused = 0;
     in->turn_model = turn->model;
+    turn->since = slot->since;
     return 1;
 }
 
@@ -257,8 +275,12 @@ int sched_load(struct sched *s, int64_t now, uint32_t instance, struct sched_loa
     *load = (struct sched_load){.evict_count = 0};
     if (!s->policy->load(s, now, instance, load))
         return 0;
-    for (uint32_t i = 0; i < load->evict_count; i++)
-        slot_set_residency(s, find_slot(s, instance, load->evict[i]), SCHED_ABSENT);
+    for (uint32_t i = 0; i < load->evict_count; i++) {
+        struct sched_slot *slot = find_slot(s, instance, load->evict[i]);
+
+        slot_set_residency(s, slot, SCHED_ABSENT);
+        slot_release(s, slot);
+    }
     slot_set_residency(s, find_slot(s, instance, load->model), SCHED_LOADING);
     return 1;
 }

@@ -53,6 +53,7 @@ struct sched_turn { /* a decision */
     enum sched_phase phases; /* of its sequences that run */
     uint32_t fresh_max;      /* at most so many prompts, the oldest; 0: all */
     uint32_t chunk; /* prompt tokens in a step beside the batch; 0: a prompt alone, whole */
+    int64_t since;  /* its batch has waited for a turn since then; told by sched_next */
 };
 
 struct sched_load { /* a decision: bring a model in behind the running turn */
@@ -96,6 +97,9 @@ int sched_set_cost(struct sched *s, uint32_t instance, uint32_t model, const str
                    struct error *err);
 /* The instance cannot run the model (any more). */
 void sched_drop_model(struct sched *s, uint32_t instance, uint32_t model);
+/* Its weights lie, or are coming, in the host memory of the instance's node: loading it there takes
+ * cost.load alone, and elsewhere cost.disk more. */
+void sched_set_hosted(struct sched *s, uint32_t instance, uint32_t model, int hosted);
 void sched_set_resident(struct sched *s, uint32_t instance, uint32_t model, int resident);
 
 /* --- tenants --------------------------------------------------------------------------------- */

@@ -84,6 +84,15 @@ static void account_kv(struct sched *s, const struct sched_entry *e, int64_t tok
     s->instances[slot->instance].kv += tokens * (int64_t)slot->kv_token_bytes;
 }
 
+/* One more that waits for its first token, or (by -1) one less. */
+static void count_prompt(struct sched_slot *slot, const struct sched_entry *e, int by)
+{
+    if (e->produced > 0)
+        return;
+    slot->prompts = (uint32_t)((int64_t)slot->prompts + by);
+    slot->prompt_tokens = (uint64_t)((int64_t)slot->prompt_tokens + by * (int64_t)e->tokens);
+}
+
 static void link_running(struct sched_slot *slot, struct sched_entry *e)
 {
     struct sched_entry *before = slot->last;
@@ -112,6 +121,7 @@ static void enter(struct sched *s, int64_t now, struct sched_entry *e, struct sc
         if (slot->running++ == 0)
             slot->since = now;
         link_running(slot, e);
+        count_prompt(slot, e, 1);
         if (!e->away)
             account_kv(s, e, e->cached);
     }
@@ -129,6 +139,7 @@ static void leave(struct sched *s, struct sched_entry *e)
     } else {
         slot->running--;
         unlink_running(slot, e);
+        count_prompt(slot, e, -1);
         if (!e->away)
             account_kv(s, e, -(int64_t)e->cached);
     }
@@ -239,7 +250,9 @@ void sched_progress(struct sched *s, int64_t now, uint64_t seq, uint32_t cached,
     e->cached = cached;
     if (e->produced == 0 && produced > 0)
         left(s, e, 0);
+    count_prompt(e->slot, e, -1);
     e->produced = produced;
+    count_prompt(e->slot, e, 1);
     slot_touch(s, e->slot);
 }
 
@@ -262,6 +275,7 @@ int sched_hand_over(struct sched *s, int64_t now, uint64_t seq, uint32_t *instan
         return error_set(err, STATUS_NOMEM, "scheduler: out of memory");
     left(s, e, 1);
     leave(s, e);
+    tenant_gone(e->slot, e->tenant); /* pays for the turn that it had */
     e->waiting = 1;
     enter(s, now, e, slot);
     *instance = i;

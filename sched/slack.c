@@ -117,8 +117,13 @@ static struct choice choose_resident(const struct sched *s, int64_t now,
     for (uint32_t i = 0; i < in->slot_count; i++) {
         struct sched_slot *slot = in->slots[i];
 
-        if (slot->running > 0 && is_here(in, slot))
-            consider(&c, slot, urgency(s, now, slot));
+        struct urgency u;
+
+        if (slot->running == 0 || !is_here(in, slot))
+            continue;
+        u = urgency(s, now, slot);
+        u.starving |= in->unused_next && slot->unused;
+        consider(&c, slot, u);
     }
     return c;
 }
@@ -136,7 +141,7 @@ static struct choice choose_absent(const struct sched *s, int64_t now,
         if (slot->running == 0 || is_here(in, slot))
             continue;
         u = urgency(s, now, slot);
-        u.due -= (int64_t)(slot_cost(s, slot)->load * 1e6);
+        u.due -= slot_load_us(s, slot);
         consider(&c, slot, u);
     }
     return c;
@@ -200,7 +205,7 @@ static int slack_next(struct sched *s, int64_t now, uint32_t instance, struct sc
 
         if (switch_pays(now, &c, &away)) {
             c = away;
-            load_us = (int64_t)(slot_cost(s, c.slot)->load * 1e6);
+            load_us = slot_load_us(s, c.slot);
         }
     }
     if (c.slot == NULL)
@@ -294,7 +299,7 @@ static int slack_load(struct sched *s, int64_t now, uint32_t instance, struct sc
     int64_t load_us, room = sched_free_bytes(s, instance) + in->kv;
     int64_t keep = in->kv + (int64_t)(ROOM * (double)in->memory_bytes);
 
-    in->blocked = 0;
+    in->blocked = in->unused_next = 0;
     if (slot == NULL)
         return 0;
     if (keep > (int64_t)in->memory_bytes / 4)
@@ -302,7 +307,7 @@ static int slack_load(struct sched *s, int64_t now, uint32_t instance, struct sc
     if (running != NULL && keep < (int64_t)(running->kv_tokens * running->kv_token_bytes))
         keep = (int64_t)(running->kv_tokens * running->kv_token_bytes); /* but not what runs */
     load->model = slot->model;
-    load_us = (int64_t)(slot_cost(s, slot)->load * 1e6);
+    load_us = slot_load_us(s, slot);
     while (room - keep < (int64_t)slot->weight_bytes) {
         struct sched_slot *out = NULL;
 
@@ -310,6 +315,7 @@ static int slack_load(struct sched *s, int64_t now, uint32_t instance, struct sc
             out = victim(s, now, in, load, &u);
         if (out == NULL) {
             in->blocked = !some_unused(in); /* else it has its turn first */
+            in->unused_next = u.starving && !in->blocked;
             return 0;
         }
         if (out->running > 0 && !u.starving && !u.poor &&
@@ -323,6 +329,8 @@ static int slack_load(struct sched *s, int64_t now, uint32_t instance, struct sc
 
 /* --- where to go ------------------------------------------------------------------------------ */
 
+#define BACKLOG_MAX 3.0 /* s of prompts: a batch with more before it takes no others */
+
 /* The part of its time that an instance's batches need. */
 static double load_of(struct sched *s, struct sched_instance *in)
 {
@@ -335,29 +343,126 @@ static double load_of(struct sched *s, struct sched_instance *in)
     return in->share;
 }
 
-static uint32_t slack_pick(struct sched *s, uint32_t model, enum sched_role role)
+/* What a model's place there is worth, in parts of an instance's time: no load, or none from disk.
+ */
+static double place_gain(const struct sched_slot *slot)
 {
-    uint32_t best = SCHED_NONE;
-    double best_load = 0;
+    if (slot->resident != SCHED_ABSENT)
+        return 0.3;
+    return slot->hosted ? 0.1 : 0;
+}
 
-    for (uint32_t i = 0; i < s->instance_count; i++) {
-        struct sched_slot *slot = find_slot(s, i, model);
-        double load;
+static int can_take(const struct sched *s, const struct sched_slot *slot, uint32_t instance,
+                    uint32_t model, enum sched_role role)
+{
+    return slot_may_run(s, slot, instance, model) && role_fits(s->instances[instance].role, role);
+}
 
-        if (!slot_may_run(s, slot, i, model) || !role_fits(s->instances[i].role, role))
+/* Seconds of prompts that wait for their turn. */
+static double backlog(const struct sched *s, const struct sched_slot *slot)
+{
+    const struct cost *c = slot_cost(s, slot);
+
+    if (slot->prompts == 0)
+        return 0;
+    return slot->prompts * cost_prefill(c, 0, (double)slot->prompt_tokens / slot->prompts);
+}
+
+struct place {
+    uint32_t instance;
+    double load;   /* less gain; -1: its batch is there, and one more row costs nearly nothing */
+    double late;   /* where all its batches have too much before them: the least, s; else 0 */
+    double tokens; /* of its prompts there, in the mean */
+};
+
+static void best_place(struct place *best, uint32_t instance, double load)
+{
+    if (best->instance != SCHED_NONE && load >= best->load &&
+        (load > best->load || instance > best->instance))
+        return;
+    best->instance = instance;
+    best->load = load;
+}
+
+/* Among the instances that have its batch. */
+static struct place batch_place(struct sched *s, uint32_t model, enum sched_role role)
+{
+    const struct sched_slot *slot = model < s->model_count ? s->models[model].slots : NULL;
+    struct place best = {.instance = SCHED_NONE};
+
+    for (; slot != NULL; slot = slot->sibling) {
+        double late;
+
+        if (slot->running + slot->waiting == 0 || !can_take(s, slot, slot->instance, model, role))
             continue;
-        if (slot != NULL && slot->running + slot->waiting > 0)
-            load = -1; /* one more row costs nearly nothing */
-        else
-            load = load_of(s, &s->instances[i]);
-        if (load >= 0 && slot != NULL && slot->resident != SCHED_ABSENT)
-            load -= 0.3;
-        if (best == SCHED_NONE || load < best_load) {
-            best = i;
-            best_load = load;
+        late = backlog(s, slot);
+        if (late <= BACKLOG_MAX) {
+            best_place(&best, slot->instance, -1);
+            continue;
+        }
+        best_place(&best, slot->instance, load_of(s, &s->instances[slot->instance]) + late);
+        if (!(best.late > 0) || late < best.late) {
+            best.late = late;
+            best.tokens = (double)slot->prompt_tokens / slot->prompts;
         }
     }
     return best;
+}
+
+/* May it begin a batch there?  Beside others only if it has its token before their backlog ends. */
+static int may_begin(const struct sched *s, const struct sched_slot *slot, uint32_t instance,
+                     uint32_t model, const struct place *p)
+{
+    const struct sched_slot none = {.instance = instance, .model = model};
+    double seconds;
+
+    if (!(p->late > 0))
+        return 1;
+    if (slot == NULL)
+        slot = &none;
+    if (slot->running + slot->waiting > 0)
+        return 0; /* it has one */
+    seconds = cost_prefill(slot_cost(s, slot), 0, p->tokens);
+    if (slot->resident == SCHED_ABSENT)
+        seconds += (double)slot_load_us(s, slot) / 1e6;
+    return seconds < p->late;
+}
+
+/* Those that have its weights, or a copy of them. */
+static void copy_place(struct sched *s, uint32_t model, enum sched_role role, struct place *best)
+{
+    const struct sched_slot *slot = model < s->model_count ? s->models[model].slots : NULL;
+
+    for (; slot != NULL; slot = slot->sibling) {
+        double gain = place_gain(slot);
+
+        if (gain > 0 && can_take(s, slot, slot->instance, model, role) &&
+            may_begin(s, slot, slot->instance, model, best))
+            best_place(best, slot->instance, load_of(s, &s->instances[slot->instance]) - gain);
+    }
+}
+
+/* With its batch, or else where load less gain is least.  Of the many instances that know nothing
+ * of the model, those alone that are better than all before are looked up. */
+static uint32_t slack_pick(struct sched *s, uint32_t model, enum sched_role role)
+{
+    struct place best = batch_place(s, model, role);
+
+    if (best.instance != SCHED_NONE && best.load <= -1)
+        return best.instance;
+    copy_place(s, model, role, &best);
+    for (uint32_t i = 0; i < s->instance_count; i++) {
+        const struct sched_slot *slot;
+        double load = load_of(s, &s->instances[i]);
+
+        if (best.instance != SCHED_NONE &&
+            (load > best.load || (load >= best.load && i > best.instance)))
+            continue;
+        slot = find_slot(s, i, model);
+        if (can_take(s, slot, i, model, role) && may_begin(s, slot, i, model, &best))
+            best_place(&best, i, load);
+    }
+    return best.instance;
 }
 
 const struct sched_policy sched_slack = {

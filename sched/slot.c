@@ -124,6 +124,34 @@ int slot_may_run(const struct sched *s, const struct sched_slot *slot, uint32_t 
     return model < s->model_count && s->models[model].known;
 }
 
+static int is_needed(const struct sched *s, const struct sched_slot *slot)
+{
+    const struct sched_model *m = &s->models[slot->model];
+
+    return slot->running + slot->waiting > 0 || slot->resident != SCHED_ABSENT || slot->hosted ||
+           slot->gone_count > 0 || !m->known || !slot->known || slot->cost.decode > 0 ||
+           slot->weight_bytes != m->weight_bytes || slot->kv_token_bytes != m->kv_token_bytes;
+}
+
+void slot_release(struct sched *s, struct sched_slot *slot)
+{
+    struct sched_slot **link;
+
+    if (slot == NULL || s->policy->keeps_slots || is_needed(s, slot))
+        return;
+    link = &s->slot_buckets[bucket_of(s->slot_bucket_count, slot->instance, slot->model)];
+    while (*link != slot)
+        link = &(*link)->bucket_next;
+    *link = slot->bucket_next;
+    link = &s->models[slot->model].slots;
+    while (*link != slot)
+        link = &(*link)->sibling;
+    *link = slot->sibling;
+    s->slot_total--;
+    free(slot->gone);
+    free(slot);
+}
+
 void slots_free(struct sched *s)
 {
     for (size_t b = 0; b < s->slot_bucket_count; b++) {
@@ -220,6 +248,13 @@ const struct cost *slot_cost(const struct sched *s, const struct sched_slot *slo
     if (!(c->decode > 0))
         c = &s->models[slot->model].cost;
     return c->decode > 0 ? c : &usual_cost;
+}
+
+int64_t slot_load_us(const struct sched *s, const struct sched_slot *slot)
+{
+    const struct cost *c = slot_cost(s, slot);
+
+    return (int64_t)((slot->hosted ? c->load : c->load + c->disk) * 1e6);
 }
 
 double slot_step(const struct sched *s, struct sched_slot *slot)

@@ -37,7 +37,8 @@ enum sched_residency { SCHED_ABSENT, SCHED_LOADING, SCHED_RESIDENT };
 
 struct sched_slot { /* a model on an instance */
     uint32_t instance, model;
-    int known; /* may run there */
+    int known;  /* may run there */
+    int hosted; /* in the host tier of the instance's node */
     enum sched_residency resident;
     int unused; /* loaded behind a turn, and has had no turn since */
     uint64_t weight_bytes, kv_token_bytes;
@@ -48,6 +49,8 @@ struct sched_slot { /* a model on an instance */
     int64_t since;    /* its sequences wait since: the end of its last turn, or their arrival */
     struct sched_entry *first, *last; /* running ones, in order of arrival */
     uint64_t kv_tokens;               /* on the device */
+    uint32_t prompts; /* running ones without a token yet, and what is to be prefilled of them */
+    uint64_t prompt_tokens;
     /* of its running sequences; scanned again when stale */
     int stale;
     int64_t due;                              /* the earliest deadline of an undelivered token */
@@ -82,6 +85,7 @@ struct sched_instance {
     struct sched_slot **round;
     uint32_t round_count, round_at, round_room;
     int blocked;     /* slack: what should be loaded has no room beside what runs */
+    int unused_next; /* slack: who starves waits for a place until those just loaded have run */
     int share_stale; /* of share: the part of its time that its batches need */
     double share;
 };
@@ -102,6 +106,7 @@ struct sched_tenant {
 struct sched_policy {
     const char *name;
     struct sched_traits traits;
+    int keeps_slots; /* points to them, or goes by when they were served */
     /* An instance for a sequence, or NULL for pick_usual. */
     uint32_t (*pick)(struct sched *s, uint32_t model, enum sched_role role);
     int (*next)(struct sched *s, int64_t now, uint32_t instance, struct sched_turn *turn);
@@ -146,12 +151,16 @@ void slot_touch(struct sched *s, struct sched_slot *slot);
 void slot_scan(struct sched_slot *slot);
 void slot_set_residency(struct sched *s, struct sched_slot *slot, enum sched_residency to);
 const struct cost *slot_cost(const struct sched *s, const struct sched_slot *slot);
+/* How long loading its model would take, in us: from the host tier, or from disk. */
+int64_t slot_load_us(const struct sched *s, const struct sched_slot *slot);
 /* Seconds of a decode step of all its ready sequences (of one at least). */
 double slot_step(const struct sched *s, struct sched_slot *slot);
 /* The share of a GPU that its batch needs to hold its TBT. */
 double slot_share(const struct sched *s, struct sched_slot *slot);
 /* An array with room for index, zeroed behind the old one; NULL: out of memory. */
 void *grow(void *array, uint32_t *count, uint32_t index, size_t size);
+/* Free it if it says no more than what its model does everywhere: it comes again when needed. */
+void slot_release(struct sched *s, struct sched_slot *slot);
 void slots_free(struct sched *s);
 
 /* --- sequence.c ------------------------------------------------------------------------------- */
@@ -167,8 +176,8 @@ int group_join(struct sched *s, struct sched_entry *e, struct sched_group *g);
 void group_leave(struct sched *s, struct sched_entry *e);
 
 /* --- dispatch.c ------------------------------------------------------------------------------- */
-/* An available instance for a model and role: with its sequences, resident, the least loaded; or
- * SCHED_NONE. */
+/* An available instance for a model and role: with its sequences, resident, in its host tier, the
+ * least loaded; or SCHED_NONE. */
 uint32_t pick_usual(struct sched *s, uint32_t model, enum sched_role role);
 uint32_t pick(struct sched *s, uint32_t model, enum sched_role role);
 int role_fits(enum sched_role have, enum sched_role want);

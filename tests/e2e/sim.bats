@@ -52,6 +52,14 @@ EOT
 --paper --only=nothing
 a.csv b.csv
 --paper a.csv
+--growth a.csv
+--growth --paper
+--burst=hail
+--burst=flood --paper
+--burst=flood a.csv
+--host-memory=much
+--host-memory=0
+--node-gpus=0
 EOT
 }
 
@@ -67,6 +75,12 @@ EOT
     assert_has "has no Model= line"
     run -1 mp sim --rate=0.000001 --models=1
     assert_has "nothing arrives"
+    sed 's/ Disk=[^ ]*//' "$RIG_PREFIX/share/modelpool/costs/h800.conf" >"$BATS_TEST_TMPDIR/nodisk"
+    run -1 mp sim --costs="$BATS_TEST_TMPDIR/nodisk" --host-memory=500G
+    assert_has "the costs of h800 have no Disk=BYTES_PER_S"
+    sed 's/Context=[0-9]*/Context=4096/' "$RIG_PREFIX/share/modelpool/costs/h800.conf" >"$BATS_TEST_TMPDIR/short"
+    run -1 mp sim --costs="$BATS_TEST_TMPDIR/short" --burst=prompts
+    assert_has "no model has a Context= above 26000 tokens"
 }
 
 @test "a report, as a table and as JSON, the same each time" {
@@ -115,6 +129,46 @@ EOT
     run -0 jq -e '.[0].models | (map(select(.scheduler == "aegaeon"))[1].tokens_on_time.mean) as $a
         | (map(select(.scheduler == "slack"))[1:3] | map(.tokens_on_time.mean))
         | $a >= 63 and $a <= 77 and .[0] >= 1.8 * $a and .[1] >= 2 * $a' <<<"$output"
+}
+
+@test "bursts: the report says who waited and who paid" {
+    run -0 mp sim --models=40 --duration=60 --switch=link --burst=models,kv
+    [[ $output =~ longest\ wait\ +[0-9.]+\ s\ of\ a\ batch\ for\ a\ turn\;\ the\ bound\ is ]]
+    [[ $output =~ tenant0\ +[0-9.]+\ GPU\ s,\ [0-9.]+\ of\ them\ in\ switches ]]
+    [[ $output =~ models\ +[0-9.]+\ GPU\ s ]]
+    [[ $output =~ kv\ +[0-9.]+\ GPU\ s ]]
+    run -0 mp sim --models=40 --duration=60 --switch=link --burst=flood --json
+    run -0 jq -e '(.tenants | map(.gpu_seconds) | add) as $paid
+        | ($paid - .step_seconds - .switch_seconds | fabs) < 1 and .tenants[1].tenant == "flood"
+        and .tenants[1].requests == 10000
+        and .longest_wait <= 60 + (.most_batches + 1) * (.longest_turn + .longest_load)' <<<"$output"
+}
+
+@test "a host memory with bounds: models come from disk, and go to where they lie" {
+    run -0 mp sim --models=40 --gpus=8 --duration=60 --host-memory=300G
+    [[ $output =~ host\ memory\ +[0-9]+\ loads\ found\ their\ model\ there.*[1-9][0-9]*\ from\ disk ]]
+    run -0 mp sim --models=40 --gpus=8 --duration=60 --host-memory=300G --node-gpus=4 --json
+    run -0 jq -e '.host_hits + .host_waits + .disk_loads == .loads and .disk_bytes > 1e11' <<<"$output"
+    run -0 mp sim --models=40 --gpus=8 --duration=60 --json
+    run -0 jq -e '.disk_loads == 0 and .token_attainment > 0.99' <<<"$output"
+}
+
+@test "growth: decisions and simulations, as CSV and JSON" {
+    run -0 mp sim --growth --models=20 --gpus=4 --duration=60s
+    [ "$(grep -c '^decision,' <<<"$output")" = 19 ]
+    [ "$(grep -c '^simulation,' <<<"$output")" = 15 ]
+    # 100 models and 1,000 sequences: 20 us are promised, on a machine with nothing else to do
+    awk -F , '$1 == "decision" && $3 == 100 && $4 == 1000 { n++; if (!($7 > 0 && $7 < 100)) exit 1 }
+        END { exit n != 2 }' <<<"$output"
+    run -0 mp sim --growth --models=20 --gpus=4 --duration=60s --json
+    run -0 jq -e 'length == 34 and all(.cpu_seconds // .decision_us >= 0)' <<<"$output"
+}
+
+@test "without gnuplot --plot says so at once" {
+    mkdir "$BATS_TEST_TMPDIR/bin"
+    PATH=$BATS_TEST_TMPDIR/bin run -1 "$RIG_PREFIX/bin/modelpool" sim --plot="$BATS_TEST_TMPDIR/x.svg"
+    assert_has "--plot= needs gnuplot, and there is none in PATH"
+    [ ! -e "$BATS_TEST_TMPDIR/x.svg" ]
 }
 
 @test "figures are drawn" {
