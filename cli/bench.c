@@ -6,17 +6,19 @@
 
 #include "cli/cli.h"
 
-#define USAGE "modelpool bench limits|matmul|attention|engine|switch [OPTION...]"
+#define USAGE "modelpool bench limits|matmul|attention|engine|switch|prepare [OPTION...]"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
     "and maps memory.  matmul, attention: how near the engine's own come to that.  engine: how\n"  \
     "fast an engine decodes and reads prompts, with random weights of a shape.  switch: how "      \
     "fast\n"                                                                                       \
-    "it goes from one model to another.  A table of medians; --json prints every sample, with\n"   \
+    "it goes from one model to another.  prepare: how fast a model's file (--model) becomes a\n"   \
+    "master copy in shared memory, beside the disk's own rate; on any node.  A table of medians; " \
+    "--json prints every sample, with\n"                                                           \
     "the machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is\n"  \
     "not asked.\n"                                                                                 \
     "  --gpu=N --json --device=cpu|cuda --precision=exact|fast --shape=NAME --dtype=TYPE\n"        \
-    "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N\n"
+    "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N --model=FILE\n"
 #define ENGINE        LIBEXECDIR "/modelpool-engine"
 #define ARG_MAX_COUNT 32
 
@@ -24,8 +26,9 @@
 static int known(const char *option)
 {
     static const char *const names[] = {
-        "--gpu=",   "--json",     "--device=", "--precision=", "--shape=", "--dtype=",
-        "--batch=", "--context=", "--prompt=", "--memory=",    "--host=",  "--threads="};
+        "--gpu=",   "--json",     "--device=",  "--precision=", "--shape=",
+        "--dtype=", "--batch=",   "--context=", "--prompt=",    "--memory=",
+        "--host=",  "--threads=", "--model="};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         size_t len = strlen(names[i]);
@@ -39,7 +42,8 @@ static int known(const char *option)
 /* The bench's name may stand before or behind its options, which the engine checks. */
 int cmd_bench(const struct cli *cli, int argc, char **argv)
 {
-    static const char *const names[] = {"limits", "matmul", "attention", "engine", "switch"};
+    static const char *const names[] = {"limits", "matmul", "attention",
+                                        "engine", "switch", "prepare"};
     char what[64] = "";
     char *engine[ARG_MAX_COUNT + 2] = {"modelpool-engine", what};
     int count = 2;
@@ -65,13 +69,15 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
             if (strcmp(argv[i], names[n]) == 0)
                 snprintf(what, sizeof(what), "--bench=%s", names[n]);
         if (what[0] == '\0')
-            return cli_usage(
-                USAGE, "bench: no bench %s: there are limits, matmul, attention, engine and switch",
-                argv[i]);
+            return cli_usage(USAGE,
+                             "bench: no bench %s: there are limits, matmul, attention, engine, "
+                             "switch and prepare",
+                             argv[i]);
     }
     if (what[0] == '\0')
         return cli_usage(
-            USAGE, "bench: which one? There are limits, matmul, attention, engine and switch");
+            USAGE,
+            "bench: which one? There are limits, matmul, attention, engine, switch and prepare");
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));
 }

@@ -154,8 +154,10 @@ static void on_residency(struct instance *in, const struct event_residency *ev)
         engine_link_break(in->link, "it speaks of a model that it was not given");
         return;
     }
+    in->status.file_bytes += ev->file_bytes;
     if (in->models[ev->model].status.resident != (ev->resident != 0))
         set_resident(in, ev);
+    turn_loaded(in, ev);
     command_residency(in, ev);
 }
 
@@ -186,6 +188,9 @@ static void on_event(void *arg, const void *msg)
         break;
     case EVENT_SEQ_FAULT:
         on_fault(in, msg);
+        break;
+    case EVENT_MASTER:
+        tier_on_master(in, msg);
         break;
     case EVENT_TURN_END:
         turn_ended(in, msg);

@@ -43,7 +43,11 @@ static void print_row(FILE *f, const struct limit *l)
     double m = median(l);
     fprintf(f, "%-20.20s %-48.48s %10.4g %s", l->name, l->params, m, l->unit);
     if (strcmp(l->unit, "us") == 0 && l->bytes > 0)
-        fprintf(f, "  (%.0f GB/s, %.2f TFLOP/s)", l->bytes / 1e3 / m, l->flops / 1e6 / m);
+        fprintf(f, "  (%.3g GB/s", l->bytes / 1e3 / m);
+    if (strcmp(l->unit, "us") == 0 && l->bytes > 0 && l->flops > 0)
+        fprintf(f, ", %.2f TFLOP/s", l->flops / 1e6 / m);
+    if (strcmp(l->unit, "us") == 0 && l->bytes > 0)
+        fputc(')', f);
     fputc('\n', f);
     fflush(f);
 }
@@ -141,6 +145,8 @@ static int measure(const struct bench *b, unsigned what, struct report *r, struc
         return -1;
     if (strcmp(b->name, "switch") == 0)
         return bench_switch(&engine, found, r, err);
+    if (strcmp(b->name, "prepare") == 0)
+        return bench_prepare(&engine, found, r, err);
     return strcmp(b->name, "engine") == 0 ? bench_engine(&engine, found, r, err) : 0;
 }
 
@@ -155,8 +161,10 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         {"attention", LIMITS_HBM | LIMITS_GEMM | LIMITS_ATTENTION},
         {"engine", LIMITS_HBM | LIMITS_GEMM},
         {"switch", LIMITS_COPY},
+        {"prepare", 0},
     };
-    int cpu = strcmp(b->name, "engine") == 0 && b->engine.device == ORDER_DEVICE_CPU;
+    int cpu = strcmp(b->name, "prepare") == 0 ||
+              (strcmp(b->name, "engine") == 0 && b->engine.device == ORDER_DEVICE_CPU);
     struct limits_gpu gpu = {.name = "none"};
     struct report r = {.f = f};
     json_t *about = NULL;
@@ -166,9 +174,10 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     while (i < sizeof(benches) / sizeof(benches[0]) && strcmp(b->name, benches[i].name) != 0)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
-        return error_set(err, STATUS_INVALID,
-                         "no bench %s: there are limits, matmul, attention, engine and switch",
-                         b->name);
+        return error_set(
+            err, STATUS_INVALID,
+            "no bench %s: there are limits, matmul, attention, engine, switch and prepare",
+            b->name);
     if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {

@@ -5,14 +5,22 @@ engine_libengine_a_SOURCES = \
     engine/arena.h \
     engine/channel.c \
     engine/channel.h \
+    engine/crew.c \
+    engine/crew.h \
     engine/engine.c \
     engine/engine.h \
     engine/forward.c \
     engine/forward.h \
     engine/host_tier.c \
     engine/host_tier.h \
+    engine/loader.c \
+    engine/loader.h \
+    engine/master.c \
+    engine/master.h \
     engine/pages.c \
     engine/pages.h \
+    engine/prepare.c \
+    engine/prepare.h \
     engine/residency.c \
     engine/residency.h \
     engine/sampler.c \
@@ -44,6 +52,7 @@ modelpool_engine_SOURCES = \
     engine/bench.h \
     engine/bench_engine.c \
     engine/bench_engine.h \
+    engine/bench_prepare.c \
     engine/bench_subject.c \
     engine/bench_subject.h \
     engine/bench_switch.c \
@@ -67,6 +76,7 @@ check_PROGRAMS += \
     tests/unit/engine_golden_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
+    tests/unit/engine_tier_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test
 TESTS += \
@@ -75,6 +85,7 @@ TESTS += \
     tests/unit/engine_golden_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
+    tests/unit/engine_tier_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test
 EXTRA_DIST += tests/golden/families
@@ -111,6 +122,18 @@ tests_unit_engine_test_SOURCES = \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_engine_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_tier_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/engine_tier_test.c \
+    tests/unit/fault.c \
+    tests/unit/fault.h \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+tests_unit_engine_tier_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_tier_test_LDFLAGS = \
+    -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=aligned_alloc \
+    -Wl,--wrap=mmap -Wl,--wrap=pread -Wl,--wrap=posix_fallocate -Wl,--wrap=pthread_create
 tests_unit_engine_turn_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \

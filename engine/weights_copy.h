@@ -17,4 +17,8 @@ struct tensor_copy {
     uint64_t bytes; /* in the range */
 };
 
+/* Of one with `convert`: bytes in the file, and what becomes of them. */
+uint64_t copy_stored_bytes(const struct tensor_copy *c);
+void copy_convert(const struct tensor_copy *c, const unsigned char *stored, float *to);
+
 #endif

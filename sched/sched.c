@@ -213,6 +213,14 @@ void sched_set_resident(struct sched *s, uint32_t instance, uint32_t model, int 
         slot_set_residency(s, slot, resident ? SCHED_RESIDENT : SCHED_ABSENT);
 }
 
+void sched_set_pinned(struct sched *s, uint32_t instance, uint32_t model, int pinned)
+{
+    struct sched_slot *slot = find_slot(s, instance, model);
+
+    if (slot != NULL)
+        slot->pinned = pinned;
+}
+
 /* --- decisions ------------------------------------------------------------------------------- */
 
 void sched_turn_ended(struct sched *s, int64_t now, uint32_t instance, uint32_t model,

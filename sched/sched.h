@@ -97,6 +97,8 @@ int sched_set_cost(struct sched *s, uint32_t instance, uint32_t model, const str
 /* The instance cannot run the model (any more). */
 void sched_drop_model(struct sched *s, uint32_t instance, uint32_t model);
 void sched_set_resident(struct sched *s, uint32_t instance, uint32_t model, int resident);
+/* It is not to be evicted for another one; of a model that the instance knows. */
+void sched_set_pinned(struct sched *s, uint32_t instance, uint32_t model, int pinned);
 
 /* --- tenants --------------------------------------------------------------------------------- */
 

@@ -29,6 +29,10 @@ struct rig {
     struct event_model model; /* the last of each kind */
     struct event_turn_end turn_end;
     struct event_ready ready;
+    struct event_residency residency;
+    struct event_master master; /* but for progress */
+    uint32_t masters[4];        /* of each enum master_state */
+    uint32_t flags;             /* of the next models */
     uint32_t came, went, turns_ended, steps, widest_batch;
     uint64_t turn;
 };
