@@ -6,18 +6,20 @@
 
 #include "cli/cli.h"
 
-#define USAGE "modelpool bench limits|matmul|attention|engine|switch|soak [OPTION...]"
+#define USAGE "modelpool bench limits|matmul|attention|engine|switch|soak|prepare [OPTION...]"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
     "and maps memory.  matmul, attention: how near the engine's own come to that.  engine: how\n"  \
     "fast an engine decodes and reads prompts, with random weights of a shape.  switch: how "      \
     "fast\n"                                                                                       \
-    "it goes from one model to another.  soak: whether memory stays flat.  A table of medians; "   \
+    "it goes from one model to another.  soak: whether memory stays flat.  prepare: how fast a\n"  \
+    "model's file (--model) becomes a master copy in shared memory, beside the disk's own rate;\n" \
+    "on any node.  A table of medians; "                                                           \
     "--json prints every sample, with\n"                                                           \
     "the machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is\n"  \
     "not asked.\n"                                                                                 \
     "  --gpu=N --json --device=cpu|cuda --precision=exact|fast --shape=NAME --dtype=TYPE\n"        \
-    "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N\n"                     \
+    "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N --model=FILE\n"        \
     "  --steps=N --models=N\n"
 #define ENGINE        LIBEXECDIR "/modelpool-engine"
 #define ARG_MAX_COUNT 32
@@ -28,7 +30,7 @@ static int known(const char *option)
     static const char *const names[] = {
         "--gpu=",   "--json",     "--device=",  "--precision=", "--shape=",
         "--dtype=", "--batch=",   "--context=", "--prompt=",    "--memory=",
-        "--host=",  "--threads=", "--steps=",   "--models="};
+        "--host=",  "--threads=", "--steps=",   "--models=",    "--model="};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         size_t len = strlen(names[i]);
@@ -42,8 +44,8 @@ static int known(const char *option)
 /* The bench's name may stand before or behind its options, which the engine checks. */
 int cmd_bench(const struct cli *cli, int argc, char **argv)
 {
-    static const char *const names[] = {"limits", "matmul", "attention",
-                                        "engine", "switch", "soak"};
+    static const char *const names[] = {"limits", "matmul", "attention", "engine",
+                                        "switch", "soak",   "prepare"};
     char what[64] = "";
     char *engine[ARG_MAX_COUNT + 2] = {"modelpool-engine", what};
     int count = 2;
@@ -69,15 +71,14 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
             if (strcmp(argv[i], names[n]) == 0)
                 snprintf(what, sizeof(what), "--bench=%s", names[n]);
         if (what[0] == '\0')
-            return cli_usage(
-                USAGE,
-                "bench: no bench %s: there are limits, matmul, attention, engine, switch and soak",
-                argv[i]);
+            return cli_usage(USAGE,
+                             "bench: no bench %s: there are limits, matmul, attention, engine, "
+                             "switch, soak and prepare",
+                             argv[i]);
     }
     if (what[0] == '\0')
-        return cli_usage(
-            USAGE,
-            "bench: which one? There are limits, matmul, attention, engine, switch and soak");
+        return cli_usage(USAGE, "bench: which one? There are limits, matmul, attention, engine, "
+                                "switch, soak and prepare");
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));
 }

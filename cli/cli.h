@@ -48,7 +48,11 @@ int cli_send(int fd, const struct wire *w);
 /* The next message of the answer, waited for as long as it takes: 1 a row, 0 the end ("end", or the
  * one message that answers), negative: minus the exit code, the error was printed. */
 int cli_receive(int fd, struct wire *w);
-/* A request that is answered by one line of text: sends, prints it, returns the exit code. */
-int cli_order(const struct cli *cli, const char *type, const char *key, const char *value);
+/* Returns when the connection has something to read. */
+typedef void cli_wait(const struct cli *cli, int fd, const char *value);
+/* A request that is answered by one line of text: sends, prints it, returns the exit code.  wait:
+ * what to do until then, or NULL. */
+int cli_order(const struct cli *cli, const char *type, const char *key, const char *value,
+              cli_wait *wait);
 
 #endif

@@ -45,7 +45,8 @@ int cli_receive(int fd, struct wire *w)
     return strcmp(type, "end") != 0 && strcmp(type, "ok") != 0 && strcmp(type, "granted") != 0;
 }
 
-int cli_order(const struct cli *cli, const char *type, const char *key, const char *value)
+int cli_order(const struct cli *cli, const char *type, const char *key, const char *value,
+              cli_wait *wait)
 {
     struct wire w;
     int fd, code = cli_connect(cli, &fd);
@@ -55,6 +56,8 @@ int cli_order(const struct cli *cli, const char *type, const char *key, const ch
     wire_start(&w, type);
     wire_put(&w, key, value);
     code = cli_send(fd, &w);
+    if (code == EXIT_OK && wait)
+        wait(cli, fd, value);
     while (code == EXIT_OK) {
         int more = cli_receive(fd, &w);
         if (more < 0)

@@ -234,6 +234,8 @@ static int is_number(const char *key)
         "cached_tokens", "completion_tokens",
         "context",       "created",
         "end_us",        "engine_us",
+        "file_bytes",    "percent",
+        "prefetches",    "prefetch_hits",
         "grants",        "held",
         "het_job",       "het_offset",
         "job",           "kv_pages_total",

@@ -20,12 +20,13 @@
 #define LIBEXECDIR "/usr/local/libexec"
 #endif
 
-#define MEMORY_MIN    (16ull << 20)
-#define BATCH_DEFAULT 32
-#define BATCH_MAX     256
-#define THREADS_MAX   1024
-#define CONTEXT_MAX   (1u << 24)
-#define ITEMS_MAX     1024 /* models, instances or SLOs in one file */
+#define MEMORY_MIN         (16ull << 20)
+#define BATCH_DEFAULT      32
+#define BATCH_MAX          256
+#define THREADS_MAX        1024
+#define CONTEXT_MAX        (1u << 24)
+#define HOST_CACHE_DEFAULT UINT64_MAX /* until all lines are read */
+#define ITEMS_MAX          1024       /* models, instances or SLOs in one file */
 
 /* --- setting one value: each takes the text and the field's address ------------------------------
  */
@@ -186,6 +187,18 @@ static int set_gpus(const char *text, void *field, struct error *err)
     return 0;
 }
 
+static int set_pin(const char *text, void *field, struct error *err)
+{
+    enum config_pin *to = field;
+    if (strcasecmp(text, "host") == 0)
+        *to = PIN_HOST;
+    else if (strcasecmp(text, "gpu") == 0)
+        *to = PIN_GPU;
+    else
+        return error_set(err, STATUS_INVALID, "\"%s\" is neither host nor gpu", text);
+    return 0;
+}
+
 static int set_precision(const char *text, void *field, struct error *err)
 {
     enum order_precision *to = field;
@@ -232,6 +245,7 @@ static const struct key scalar_keys[] = {
     {"ClusterName", OFFSET(config, cluster), set_name, 0},
     {"Engine", OFFSET(config, engine), set_path, 0},
     {"HostCache", OFFSET(config, host_cache), set_cache, 0},
+    {"HostCacheDir", OFFSET(config, host_cache_dir), set_path, 0},
     {"Identity", OFFSET(config, identity), set_identity, 0},
     {"Listen", OFFSET(config, listen), set_listen, 0},
     {"LocalUsers", OFFSET(config, local_users), set_yes, 0},
@@ -252,6 +266,7 @@ static const struct key model_keys[] = {
     {"AllowAccounts", OFFSET(config_model, allow_accounts), set_text, 0},
     {"MaxContext", OFFSET(config_model, max_context), set_context, 0},
     {"Path", OFFSET(config_model, path), set_path, 1},
+    {"Pin", OFFSET(config_model, pin), set_pin, 0},
     {0},
 };
 
@@ -407,7 +422,7 @@ static int set_defaults(struct config *c, struct error *err)
     c->identity = IDENTITY_SLURM;
     c->turn_us = 250000;
     c->wait_max_us = 3600ll * 1000000;
-    c->host_cache = (uint64_t)sysconf(_SC_PHYS_PAGES) / 2 * (uint64_t)sysconf(_SC_PAGESIZE);
+    c->host_cache = HOST_CACHE_DEFAULT;
     return set_text("local", &c->cluster, err) || set_text(host, &c->node, err) ||
                    set_text(LOCALSTATEDIR "/lib/modelpool", &c->state_dir, err) ||
                    set_text(RUNSTATEDIR "/modelpool", &c->run_dir, err) ||
@@ -417,6 +432,45 @@ static int set_defaults(struct config *c, struct error *err)
                    set_text("/usr/bin", &c->slurm_bin, err) || set_text("rr", &c->scheduler, err)
                ? -1
                : 0;
+}
+
+int config_is_here(const struct config *c, const struct config_instance *in)
+{
+    size_t len = strlen(c->node);
+
+    for (const char *at = in->nodes; at != NULL; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, c->node, len) == 0 && (at[len] == ',' || at[len] == '\0'))
+            return 1;
+    }
+    return in->nodes == NULL;
+}
+
+/* What needs the whole file: on a host of CPUs, a second copy beside the instance's own and the
+ * page cache is for those who ask. */
+static int settle(struct config *c, struct error *err)
+{
+    int cuda = 0;
+    for (size_t i = 0; i < c->instance_count; i++)
+        cuda |= c->instances[i].device == CONFIG_CUDA && config_is_here(c, &c->instances[i]);
+    if (c->host_cache == HOST_CACHE_DEFAULT)
+        c->host_cache =
+            cuda ? (uint64_t)sysconf(_SC_PHYS_PAGES) / 2 * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    for (size_t i = 0; i < c->model_count; i++) {
+        if (c->models[i].pin == PIN_HOST && c->host_cache == 0)
+            return error_set(
+                err, STATUS_INVALID,
+                "%s: Model=%s: Pin=host needs HostCache=, which is 0 on a node without "
+                "Device=cuda",
+                c->path, c->models[i].name);
+        if (c->models[i].pin == PIN_HOST && cuda)
+            return error_set(
+                err, STATUS_UNSUPPORTED,
+                "%s: Model=%s: Pin=host is for nodes without Device=cuda; GPUs' master "
+                "copies are not pinned yet",
+                c->path, c->models[i].name);
+    }
+    return 0;
 }
 
 struct config *config_read(const char *path, const char *node, struct error *err)
@@ -441,7 +495,7 @@ struct config *config_read(const char *path, const char *node, struct error *err
         error_set(err, STATUS_INVALID, "%s: no Instance= line: there is nothing to serve on", path);
         goto out;
     }
-    rv = 0;
+    rv = settle(c, err);
 out:
     if (rv) {
         config_destroy(c);
@@ -473,6 +527,7 @@ void config_destroy(struct config *c)
     free(c->engine);
     free(c->slurm_bin);
     free(c->scheduler);
+    free(c->host_cache_dir);
     free(c);
 }
 

@@ -17,11 +17,15 @@
 
 #define NAME_MAX_BYTES 64 /* model, instance, SLO, tenant names: [A-Za-z0-9][A-Za-z0-9._-]* */
 
+/* Where a model stays: nowhere, in the host tier, and also in the memory of each instance. */
+enum config_pin { PIN_NONE, PIN_HOST, PIN_GPU };
+
 struct config_model {
     char name[NAME_MAX_BYTES];
     char *path;           /* Path= */
     char *allow_accounts; /* AllowAccounts=, comma-separated; NULL: all */
     uint32_t max_context; /* MaxContext=; 0: the model's own */
+    enum config_pin pin;  /* Pin=host|gpu */
 };
 
 enum config_device { CONFIG_CPU, CONFIG_CUDA };
@@ -59,8 +63,11 @@ struct config {
     int local_users; /* LocalUsers=yes|no, default yes */
     enum config_identity identity; /* Identity=slurm|none, default slurm */
     char *scheduler;               /* Scheduler=rr|fcfs|slack, default rr */
-    uint64_t host_cache; /* HostCache=, default half of the host's memory: weights that wait for a
-                          * GPU, of all instances of the node together */
+    /* HostCache=: host memory for weights that are not on the device, of all instances of the node
+     * together; default half of the host's memory if the node has an instance with Device=cuda,
+     * else 0. */
+    uint64_t host_cache;
+    char *host_cache_dir;               /* HostCacheDir=, default hugetlbfs or /dev/shm: NULL */
     enum config_sharing share_prefixes; /* SharePrefixes=tenant|all|no, default tenant */
     uint64_t swap_space; /* SwapSpace=, default 0: KV in host memory, of all CPU instances of the
                           * node together */
@@ -78,6 +85,8 @@ struct config {
  */
 struct config *config_read(const char *path, const char *node, struct error *err);
 void config_destroy(struct config *c);
+/* Is the instance one of this node's? */
+int config_is_here(const struct config *c, const struct config_instance *in);
 /*
  * What may change while a daemon runs, from its file as read again: Slo=, WaitMax= and, of models
  * that both have, AllowAccounts= (unless Identity= changed, which the accounts are known by).  All

@@ -22,20 +22,23 @@
 #define ORDER_FILES_MAX  64u  /* with one ORDER_MODEL */
 #define ORDER_BIAS_MAX   300u /* in one ORDER_SEQ_BIAS */
 #define ORDER_TOP_MAX    20u  /* alternatives in one EVENT_LOGPROBS */
+#define ORDER_KEY        16u  /* bytes of a master copy's key, and of a file's hash */
+#define ORDER_EVICT_MAX  16u  /* models that go for a prefetch */
 
 enum order_kind {
-    ORDER_HELLO = 1,  /* struct order_hello: the first message */
-    ORDER_MODEL,      /* struct order_model, with its files' descriptors (SCM_RIGHTS) */
-    ORDER_LOAD,       /* struct order_ref: make resident between steps, evicting if need be */
-    ORDER_UNLOAD,     /* struct order_ref: give up its memory (its sequences' KV stays) */
-    ORDER_SEQ_OPEN,   /* struct order_seq, then its tokens by ORDER_SEQ_TOKENS */
-    ORDER_SEQ_TOKENS, /* struct order_tokens; the sequence may run when all have come */
-    ORDER_SEQ_CLOSE,  /* struct order_ref: forget it at the next step boundary */
-    ORDER_TURN,       /* struct order_turn: queued behind the running turn; at most 2 are held */
-    ORDER_QUIT,       /* end now; so does the closing of the channel */
+    ORDER_HELLO = 1,     /* struct order_hello: the first message */
+    ORDER_MODEL,         /* struct order_model, with its files' descriptors (SCM_RIGHTS) */
+    ORDER_LOAD,          /* struct order_ref: make resident between steps, evicting if need be */
+    ORDER_UNLOAD,        /* struct order_ref: give up its memory (its sequences' KV stays) */
+    ORDER_SEQ_OPEN,      /* struct order_seq, then its tokens by ORDER_SEQ_TOKENS */
+    ORDER_SEQ_TOKENS,    /* struct order_tokens; the sequence may run when all have come */
+    ORDER_SEQ_CLOSE,     /* struct order_ref: forget it at the next step boundary */
+    ORDER_TURN,          /* struct order_turn: queued behind the running turn; at most 2 are held */
+    ORDER_QUIT,          /* end now; so does the closing of the channel */
+    ORDER_MASTER = 10,   /* struct order_master, with the segment's descriptor */
+    ORDER_PREFETCH = 11, /* struct order_prefetch: make resident behind the steps */
     ORDER_SEQ_SPILL = 12, /* struct order_ref: its KV goes to host memory; it does not run until */
     ORDER_SEQ_FETCH = 13, /* struct order_ref: its KV comes back, and it goes on */
-
     ORDER_SEQ_BIAS = 14, /* struct order_bias: between a sequence's ORDER_SEQ_OPEN and its tokens */
 
     EVENT_READY = 64,     /* struct event_ready: answers ORDER_HELLO */
@@ -44,6 +47,7 @@ enum order_kind {
     EVENT_STEP,           /* struct event_step: all tokens of one step */
     EVENT_SEQ_FAULT,      /* struct event_seq_fault: this sequence cannot go on, and why */
     EVENT_TURN_END,       /* struct event_turn_end */
+    EVENT_MASTER = 70,    /* struct event_master: how a master copy fares */
     EVENT_SEQ_MOVED = 71, /* struct event_seq_moved: answers ORDER_SEQ_SPILL and ORDER_SEQ_FETCH */
     EVENT_LOGPROBS = 72,  /* struct event_logprobs: of a token of the EVENT_STEP that comes next */
 };
@@ -74,11 +78,38 @@ struct order_hello {
 
 struct order_model {
     uint32_t kind;
-    uint32_t model;                 /* the daemon's number, also in later messages */
-    uint32_t max_context;           /* 0: the file's */
-    uint32_t files;                 /* descriptors that come with it */
+    uint32_t model;       /* the daemon's number, also in later messages */
+    uint32_t max_context; /* 0: the file's */
+    uint32_t files;       /* descriptors that come with it */
+    uint32_t flags;       /* MODEL_* */
+    uint32_t reserved;
     uint8_t kinds[ORDER_FILES_MAX]; /* of each file: enum source_kind of model/source.h */
     char name[64];
+};
+#define MODEL_PINNED 1u /* once resident, it is evicted by ORDER_UNLOAD alone */
+
+/* What an engine may do with a model's master copy (common/segment.h). */
+enum master_use {
+    MASTER_NONE,    /* no descriptor: give up what was lent; the model's files are read instead */
+    MASTER_FILL,    /* an empty file: prepare into it at the first load */
+    MASTER_PREPARE, /* an empty file: prepare into it now, behind the steps */
+    MASTER_READ,    /* a complete one, read-only */
+};
+
+struct order_master {
+    uint32_t kind;
+    uint32_t model;
+    uint32_t use; /* enum master_use */
+    uint32_t reserved;
+    uint8_t key[ORDER_KEY]; /* READ: that its header must have */
+};
+
+struct order_prefetch { /* answered by EVENT_RESIDENCY; ORDER_UNLOAD calls it off */
+    uint32_t kind;
+    uint32_t model;
+    uint32_t evict_count;
+    uint32_t reserved;
+    uint32_t evict[ORDER_EVICT_MAX]; /* models that go first; no others do */
 };
 
 /* Sampling is a function of (seed, position, logits): no state, so it survives any move. */
@@ -143,6 +174,8 @@ struct event_ready {
     uint32_t version;
     uint64_t memory_bytes; /* as cut into handles */
     uint64_t handle_bytes;
+    uint32_t loads_behind; /* 1: it takes ORDER_PREFETCH */
+    uint32_t reserved;
     char device[64]; /* "cpu avx512-vnni fast, 2 threads" */
 };
 
@@ -155,6 +188,8 @@ struct event_model {
     uint64_t kv_token_bytes;
     uint32_t page_tokens;
     uint32_t vocabulary;
+    uint64_t master_bytes; /* of weights in a master copy */
+    uint64_t layout;       /* digest of which tensor lies where, as what type */
     char text[ORDER_TEXT_MAX];
 };
 
@@ -163,8 +198,30 @@ struct event_residency {
     uint32_t model;
     uint32_t resident; /* 1 came, 0 went */
     uint32_t reserved;
-    uint64_t bytes; /* copied (came) or given up (went) */
-    uint64_t us;    /* that the copy took */
+    uint64_t bytes;      /* copied (came) or given up (went) */
+    uint64_t us;         /* that the copy took */
+    uint64_t file_bytes; /* read from the model's files for it, and not told by EVENT_MASTER */
+};
+
+enum master_state {
+    MASTER_PROGRESS, /* done bytes of total are prepared; comes a few times a second */
+    MASTER_COMPLETE, /* prepared: the hashes of its files make its key */
+    MASTER_CORRUPT,  /* what was lent for reading is no good, text says why; it was given up */
+    MASTER_FAILED,   /* could not be prepared, text says why; it was given up */
+};
+
+struct event_master {
+    uint32_t kind;
+    uint32_t model;
+    uint32_t state;    /* enum master_state */
+    uint32_t no_space; /* FAILED: the memory that the file lies in is full */
+    uint64_t done, total;
+    uint64_t us;         /* COMPLETE: that it took */
+    uint64_t file_bytes; /* COMPLETE: read from the model's files */
+    uint32_t files;      /* COMPLETE: hashes, of the files with weights in their order */
+    uint32_t reserved;
+    uint8_t hashes[ORDER_FILES_MAX][ORDER_KEY];
+    char text[ORDER_TEXT_MAX];
 };
 
 enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH };

@@ -1,9 +1,11 @@
 /* control_status.c - requests "list" and "status" */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "daemon/control.h"
+#include "daemon/tier.h"
 
 /* One word for a model on an instance. */
 static const char *model_state(const struct policy_instance_status *in,
@@ -14,7 +16,7 @@ static const char *model_state(const struct policy_instance_status *in,
     if (!strcmp(in->state, "down") || !strcmp(in->state, "starting") ||
         !strcmp(in->state, "drained"))
         return in->state;
-    if (!m->known)
+    if (!m->known || m->preparing)
         return "preparing";
     if (!m->resident)
         return "ready";
@@ -72,10 +74,74 @@ static void list_on(struct conn *conn, const struct policy_snapshot *s, uint32_t
 
     start_list_row(&w, f, model, m);
     wire_put(&w, "instance", f->config->instances[in->index].name);
-    wire_put(&w, "tier", m->resident ? "memory" : "disk");
+    wire_put(&w, "tier", m->resident ? "memory" : m->in_host ? "host" : "disk");
     wire_put(&w, "state", fm && !fm->tokenizer ? "unusable" : model_state(in, m, model));
+    if (m->preparing)
+        wire_put_u64(&w, "percent", m->percent);
     wire_put(&w, "text", *text ? text : m->text);
     conn_send(conn, &w);
+}
+
+/* --- list --cache ----------------------------------------------------------------------------- */
+
+static void cache_row(struct conn *conn, const char *model, const char *tier, const char *place,
+                      uint64_t bytes, const char *state, enum config_pin pin)
+{
+    struct wire w;
+
+    wire_start(&w, "row");
+    wire_put(&w, "model", model);
+    wire_put(&w, "tier", tier);
+    wire_put(&w, "place", place);
+    wire_put_u64(&w, "bytes", bytes);
+    wire_put(&w, "state", state);
+    wire_put(&w, "pinned", pin == PIN_NONE ? "" : pin == PIN_HOST ? "host" : "gpu");
+    conn_send(conn, &w);
+}
+
+static void host_row(struct conn *conn, const char *folder, const struct policy_cache_status *s)
+{
+    char place[TIER_PLACE_MAX + 64];
+    struct wire w;
+
+    wire_start(&w, "row");
+    wire_put(&w, "model", s->model);
+    wire_put(&w, "tier", "host");
+    snprintf(place, sizeof place, "%s/%s", folder, s->name);
+    wire_put(&w, "place", place);
+    wire_put_u64(&w, "bytes", s->bytes);
+    wire_put(&w, "state", s->state == TIER_COMPLETE ? "complete" : "preparing");
+    if (s->state != TIER_COMPLETE)
+        wire_put_u64(&w, "percent", s->percent);
+    wire_put(&w, "pinned", s->pinned ? "host" : "");
+    wire_put_i64(&w, "used", s->used_us / 1000000);
+    conn_send(conn, &w);
+}
+
+/* Where each model's weights lie: its files, its master copy, the instances' memory. */
+static void list_caches(struct conn *conn, const struct policy_snapshot *s)
+{
+    const struct front *f = conn->control->f;
+    const struct config *c = f->config;
+
+    for (uint32_t model = 0; model < c->model_count; model++) {
+        const struct config_model *m = &c->models[model];
+
+        cache_row(conn, m->name, "disk", m->path, f->models ? f->models[model].bytes : 0,
+                  f->models && !f->models[model].tokenizer ? "unusable" : "complete", PIN_NONE);
+        for (uint32_t i = 0; i < s->caches; i++)
+            if (strcmp(s->cache[i].model, m->name) == 0)
+                host_row(conn, s->cache_place, &s->cache[i]);
+        for (uint32_t i = 0; i < s->instances && model < s->models; i++) {
+            const struct policy_model_status *at = &s->model[(size_t)i * s->models + model];
+            if (at->resident)
+                cache_row(conn, m->name, "memory", c->instances[s->instance[i].index].name,
+                          at->weight_bytes, "resident", m->pin == PIN_GPU ? PIN_GPU : PIN_NONE);
+        }
+    }
+    for (uint32_t i = 0; i < s->caches; i++)
+        if (!config_find_model(c, s->cache[i].model)) /* of an earlier configuration */
+            host_row(conn, s->cache_place, &s->cache[i]);
 }
 
 int control_list(struct conn *conn, const struct wire *request, struct error *err)
@@ -83,10 +149,12 @@ int control_list(struct conn *conn, const struct wire *request, struct error *er
     struct front *f = conn->control->f;
     struct policy_snapshot s;
 
-    (void)request;
     if (policy_snapshot(f->policy, &s, err) < 0)
         return -1;
-    for (uint32_t model = 0; model < f->config->model_count; model++) {
+    if (wire_get(request, "cache"))
+        list_caches(conn, &s);
+    for (uint32_t model = 0; model < f->config->model_count && !wire_get(request, "cache");
+         model++) {
         if (s.instances == 0 || model >= s.models)
             list_alone(conn, model);
         for (uint32_t i = 0; i < s.instances && model < s.models; i++)
@@ -142,6 +210,9 @@ static void send_instance(struct conn *conn, const struct policy_instance_status
     wire_put_u64(&w, "spills", in->spills);
     wire_put_u64(&w, "tokens", in->tokens);
     wire_put_u64(&w, "switch_bytes", in->switch_bytes);
+    wire_put_u64(&w, "file_bytes", in->file_bytes);
+    wire_put_u64(&w, "prefetches", in->prefetches);
+    wire_put_u64(&w, "prefetch_hits", in->prefetch_hits);
     wire_put_i64(&w, "step_us", in->step_us);
     wire_put_i64(&w, "switch_us", in->switch_us);
     conn_send(conn, &w);

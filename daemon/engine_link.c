@@ -191,6 +191,8 @@ static size_t fixed_size(uint32_t kind)
         return sizeof(struct event_seq_moved);
     case EVENT_TURN_END:
         return sizeof(struct event_turn_end);
+    case EVENT_MASTER:
+        return sizeof(struct event_master);
     default:
         return 0;
     }
@@ -229,6 +231,8 @@ static int check(void *msg, size_t len)
         terminate(((struct event_seq_fault *)msg)->text, ORDER_TEXT_MAX);
     else if (kind == EVENT_TURN_END)
         terminate(((struct event_turn_end *)msg)->text, ORDER_TEXT_MAX);
+    else if (kind == EVENT_MASTER)
+        terminate(((struct event_master *)msg)->text, ORDER_TEXT_MAX);
     return 0;
 }
 

@@ -8,6 +8,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "daemon/tier.h"
 
 #define STOP_US  1900000 /* for requests to end after a signal */
 #define FLUSH_US 50000   /* for their last bytes to leave */
@@ -186,6 +187,20 @@ static int open_models(struct front *f, struct db *db, struct error *err)
     return 0;
 }
 
+/* The database is the writer's from here on. */
+static int open_tier(struct front *f, struct db *db, struct error *err)
+{
+    struct front_tier rows = {0};
+    int rv = front_tier_read(&rows, db, err);
+
+    if (rv == 0)
+        f->writer = writer_create(db, f->journal, err);
+    if (rv == 0)
+        rv = f->writer ? front_tier_open(f, &rows, err) : -1;
+    front_tier_free(&rows);
+    return rv;
+}
+
 static int open_parts(struct front *f, struct db *db, struct error *err)
 {
     f->base = event_base_new();
@@ -193,15 +208,12 @@ static int open_parts(struct front *f, struct db *db, struct error *err)
         return error_set(err, STATUS_NOMEM, "no memory for the event loop");
     f->events = mailbox_create(err);
     f->written = mailbox_create(err);
-    if (!f->events || !f->written || open_models(f, db, err))
+    if (!f->events || !f->written || open_models(f, db, err) || front_check_pins(f, err))
         return -1;
     f->leases = leases_create(f, db, err);
-    if (!f->leases)
+    if (!f->leases || open_tier(f, db, err))
         return -1;
-    f->writer = writer_create(db, f->journal, err);
-    if (!f->writer)
-        return -1;
-    f->policy = policy_create(f->config, f->events, err);
+    f->policy = policy_create(f->config, f->tier, f->events, err);
     return f->policy ? 0 : -1;
 }
 
@@ -273,6 +285,7 @@ void front_close(struct front *f)
     http_destroy(http);
     control_destroy(f->control);
     policy_destroy(f->policy);
+    tier_destroy(f->tier);
     leases_destroy(f->leases);
     writer_destroy(f->writer);
     mailbox_destroy(f->events);

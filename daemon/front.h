@@ -29,6 +29,7 @@ struct front_model { /* what the front needs of a model; NULLs and text if its f
 struct front {
     struct event_base *base;
     struct config *config;
+    struct tier *tier; /* the policy thread's while that runs; NULL: there is none */
     struct policy *policy;
     struct writer *writer;
     struct journal *journal;
@@ -77,6 +78,19 @@ struct front_job {
 void front_write(struct front *f, struct front_job *job,
                  int (*run)(struct db *, struct writer_job *, struct error *),
                  void (*done)(struct front *, struct front_job *));
+
+/* --- front_tier.c: the host tier's beginning --- */
+struct front_tier { /* what the database knows of it */
+    struct db_segment *segments;
+    struct db_source *sources;
+    size_t segment_count, source_count;
+};
+/* What is pinned must fit: INVALID says by how much it does not. */
+int front_check_pins(const struct front *f, struct error *err);
+/* Before the writer owns the database; and after, from what was read. */
+int front_tier_read(struct front_tier *t, struct db *db, struct error *err);
+int front_tier_open(struct front *f, const struct front_tier *rows, struct error *err);
+void front_tier_free(struct front_tier *t);
 
 /* --- http.c: OpenAI's API, /health, /metrics --- */
 struct http *http_create(struct front *f, int tcp_fd, int unix_fd, struct error *err);

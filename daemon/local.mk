@@ -13,6 +13,7 @@ daemon_libfront_a_SOURCES = \
     daemon/front.c \
     daemon/front.h \
     daemon/front_model.c \
+    daemon/front_tier.c \
     daemon/generation.c \
     daemon/generation.h \
     daemon/generation_state.h \

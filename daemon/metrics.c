@@ -223,7 +223,19 @@ static void put_kv(struct page *p)
     }
 }
 
-enum instance_value { TURNS, STEPS, TOKENS, SWITCHES, SWITCH_BYTES, PREEMPTIONS, SPILLS, RESTARTS };
+enum instance_value {
+    TURNS,
+    STEPS,
+    TOKENS,
+    SWITCHES,
+    SWITCH_BYTES,
+    FILE_BYTES,
+    PREFETCHES,
+    PREFETCH_HITS,
+    PREEMPTIONS,
+    SPILLS,
+    RESTARTS
+};
 
 static uint64_t instance_value(const struct policy_instance_status *s, enum instance_value what)
 {
@@ -238,6 +250,12 @@ static uint64_t instance_value(const struct policy_instance_status *s, enum inst
         return s->switches;
     case SWITCH_BYTES:
         return s->switch_bytes;
+    case FILE_BYTES:
+        return s->file_bytes;
+    case PREFETCHES:
+        return s->prefetches;
+    case PREFETCH_HITS:
+        return s->prefetch_hits;
     case PREEMPTIONS:
         return s->preemptions;
     case SPILLS:
@@ -259,6 +277,9 @@ static void put_instances(struct page *p)
         {"modelpool_tokens_total", "Tokens that engines gave.", TOKENS},
         {"modelpool_switches_total", "Times that a model was made resident.", SWITCHES},
         {"modelpool_switch_bytes_total", "Bytes copied by switches.", SWITCH_BYTES},
+        {"modelpool_file_bytes_total", "Bytes read from models' files.", FILE_BYTES},
+        {"modelpool_prefetches_total", "Models loaded behind turns.", PREFETCHES},
+        {"modelpool_prefetch_hits_total", "Of those, found in memory by a turn.", PREFETCH_HITS},
         {"modelpool_preemptions_total", "Sequences put back for want of memory.", PREEMPTIONS},
         {"modelpool_spills_total", "Of these, those whose KV went to host memory.", SPILLS},
         {"modelpool_engine_restarts_total", "Times that the engine was started again.", RESTARTS},
@@ -283,6 +304,10 @@ static void put_instances(struct page *p)
     for (uint32_t k = 0; k < s->instances; k++)
         put(p, "modelpool_memory_bytes{instance=\"%s\"} %" PRIu64 "\n", instance_name(p, k),
             s->instance[k].memory_bytes);
+    if (s->cache) {
+        head(p, "modelpool_host_cache_bytes", "gauge", "Master copies of weights in host memory.");
+        put(p, "modelpool_host_cache_bytes %" PRIu64 "\n", s->cache_used);
+    }
     head(p, "modelpool_instance_up", "gauge", "1 if the instance's engine is up.");
     for (uint32_t k = 0; k < s->instances; k++)
         put(p, "modelpool_instance_up{instance=\"%s\"} %d\n", instance_name(p, k),

@@ -161,18 +161,6 @@ static void *policy_main(void *arg)
 
 /* --- beginning and end ------------------------------------------------------------------------ */
 
-static int instance_is_here(const struct config *config, const struct config_instance *instance)
-{
-    size_t len = strlen(config->node);
-
-    for (const char *at = instance->nodes; at != NULL; at = strchr(at, ',')) {
-        at += *at == ',';
-        if (strncmp(at, config->node, len) == 0 && (at[len] == ',' || at[len] == '\0'))
-            return 1;
-    }
-    return instance->nodes == NULL;
-}
-
 static int instance_init(struct policy *p, uint32_t config_index, struct error *err)
 {
     struct instance *in = &p->instances[p->instance_count];
@@ -182,6 +170,7 @@ static int instance_init(struct policy *p, uint32_t config_index, struct error *
     in->config = &p->config->instances[config_index];
     in->status.index = config_index;
     in->status.running_model = UINT32_MAX;
+    in->loading = UINT32_MAX;
     in->models = calloc(p->model_count > 0 ? p->model_count : 1, sizeof *in->models);
     in->timer = event_new(p->base, -1, 0, on_timer, in);
     p->instance_count++;
@@ -202,7 +191,7 @@ static int instances_init(struct policy *p, struct error *err)
     if (p->instances == NULL)
         return error_set(err, STATUS_NOMEM, "policy: out of memory");
     for (size_t i = 0; i < config->instance_count; i++) {
-        if (instance_is_here(config, &config->instances[i]) &&
+        if (config_is_here(config, &config->instances[i]) &&
             instance_init(p, (uint32_t)i, err) != 0)
             return -1;
     }
@@ -227,6 +216,8 @@ static void policy_free(struct policy *p)
     for (uint32_t i = 0; i < p->instance_count; i++) {
         if (p->instances[i].timer != NULL)
             event_free(p->instances[i].timer);
+        for (uint32_t m = 0; p->instances[i].models != NULL && m < p->model_count; m++)
+            tier_forget_files(&p->instances[i], m);
         free(p->instances[i].models);
     }
     free(p->instances);
@@ -260,7 +251,7 @@ static int thread_init(struct policy *p, struct error *err)
     return error_errno(err, "policy thread");
 }
 
-struct policy *policy_create_limited(const struct config *config,
+struct policy *policy_create_limited(const struct config *config, struct tier *tier,
                                      const struct policy_limits *limits, struct mailbox *sink,
                                      struct error *err)
 {
@@ -274,6 +265,7 @@ struct policy *policy_create_limited(const struct config *config,
     p->config = config;
     p->limits = *limits;
     p->sink = sink;
+    tier_begin(p, tier);
     TAILQ_INIT(&p->commands);
     p->sched = sched_create(config->scheduler, &params, err);
     if (p->sched == NULL || sequence_table_init(p, err) != 0 || loop_init(p, err) != 0 ||
@@ -284,9 +276,10 @@ struct policy *policy_create_limited(const struct config *config,
     return p;
 }
 
-struct policy *policy_create(const struct config *config, struct mailbox *sink, struct error *err)
+struct policy *policy_create(const struct config *config, struct tier *tier, struct mailbox *sink,
+                             struct error *err)
 {
-    return policy_create_limited(config, &usual_limits, sink, err);
+    return policy_create_limited(config, tier, &usual_limits, sink, err);
 }
 
 /* --- the front's side ------------------------------------------------------------------------- */

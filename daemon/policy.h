@@ -19,6 +19,7 @@
 #include "daemon/mailbox.h"
 
 struct policy;
+struct tier;
 
 struct policy_request {
     struct mail mail; /* policy's, on its way */
@@ -67,8 +68,10 @@ struct policy_event {
     struct event_row rows[];
 };
 
-/* Starts the thread and the engines.  Events are posted to `sink` (its owner frees them). */
-struct policy *policy_create(const struct config *config, struct mailbox *sink, struct error *err);
+/* Starts the thread and the engines.  Events are posted to `sink` (its owner frees them).  tier:
+ * NULL, or the thread's until policy_destroy(). */
+struct policy *policy_create(const struct config *config, struct tier *tier, struct mailbox *sink,
+                             struct error *err);
 /* Ends the engines (by closing their channels; kill after 2 s), joins the thread. */
 void policy_destroy(struct policy *p);
 
@@ -97,7 +100,9 @@ struct policy_instance_status {
     uint32_t restarts;
     int32_t pid;
     uint64_t turns, steps, switches, preemptions, tokens, switch_bytes;
-    uint64_t spills; /* of the preemptions: their KV went to host memory */
+    uint64_t spills;                    /* of the preemptions: their KV went to host memory */
+    uint64_t file_bytes;                /* read from models' files */
+    uint64_t prefetches, prefetch_hits; /* loads behind turns; those that a turn then found */
     int64_t step_us, switch_us;
 };
 struct policy_model_status {   /* of a model on an instance */
@@ -108,11 +113,27 @@ struct policy_model_status {   /* of a model on an instance */
     uint32_t running, waiting; /* sequences that the engine has / held back */
     uint32_t kv_pages_used, kv_pages_total;
     uint64_t switches, steps, tokens;
+    int in_host;      /* it has a master copy */
+    int preparing;    /* one is prepared, */
+    uint32_t percent; /* of which this is done */
+};
+#define POLICY_CACHES_MAX 256u
+struct policy_cache_status {              /* a model's master copy in host memory */
+    char model[NAME_MAX_BYTES], name[48]; /* name: of its file */
+    int state;                            /* enum tier_state */
+    int pinned;
+    uint32_t percent; /* while it is prepared */
+    uint64_t bytes;
+    int64_t used_us; /* wall */
 };
 struct policy_snapshot {
     uint32_t instances, models; /* instances of this node, in config order; all models */
     struct policy_instance_status *instance; /* [instances] */
     struct policy_model_status *model;       /* [instances][models] */
+    struct policy_cache_status *cache;       /* [caches] of POLICY_CACHES_MAX; NULL: no host tier */
+    uint32_t caches;
+    uint64_t cache_used;     /* bytes */
+    const char *cache_place; /* folder of the files; the tier's */
 };
 /* A copy of the state as of the last turn end or arrival.  Any thread. */
 int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error *err);

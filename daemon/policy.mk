@@ -15,9 +15,15 @@ daemon_libpolicy_a_SOURCES = \
     daemon/policy_snapshot.c \
     daemon/policy_swap.c \
     daemon/policy_state.h \
+    daemon/policy_tier.c \
     daemon/policy_turn.c \
     daemon/supervisor.c \
     daemon/supervisor.h \
+    daemon/tier.c \
+    daemon/tier.h \
+    daemon/tier_place.c \
+    daemon/tier_source.c \
+    daemon/tier_state.h \
     daemon/writer.c \
     daemon/writer.h
 
@@ -28,6 +34,7 @@ check_PROGRAMS += \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
+    tests/unit/tier_test \
     tests/unit/writer_test
 TESTS += \
     tests/unit/engine_link_test \
@@ -35,6 +42,7 @@ TESTS += \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
+    tests/unit/tier_test \
     tests/unit/writer_test
 
 tests_tools_fake_engine_SOURCES = tests/tools/fake_engine.c tests/tools/fake_engine.h
@@ -57,6 +65,8 @@ tests_unit_policy_engine_test_SOURCES = tests/unit/policy_engine_test.c
 tests_unit_policy_engine_test_LDADD = $(POLICY_TEST_LIBS)
 tests_unit_policy_test_SOURCES = tests/unit/policy_test.c $(POLICY_BENCH)
 tests_unit_policy_test_LDADD = $(POLICY_TEST_LIBS)
+tests_unit_tier_test_SOURCES = tests/unit/tier_test.c
+tests_unit_tier_test_LDADD = daemon/libpolicy.a common/libcommon.a $(CMOCKA_LIBS) -lpthread
 tests_unit_writer_test_SOURCES = tests/unit/writer_test.c
 tests_unit_writer_test_LDADD = \
     daemon/libpolicy.a db/libdb.a common/libcommon.a \

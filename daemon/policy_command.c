@@ -69,6 +69,8 @@ static void order_model(struct instance *in, uint32_t kind, uint32_t model)
 {
     struct order_ref order = {.kind = kind, .model = model};
 
+    if (kind == ORDER_LOAD)
+        tier_need(in, model);
     engine_link_send(in->link, &order, sizeof order);
 }
 

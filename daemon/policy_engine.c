@@ -153,8 +153,10 @@ static void refuse_model(struct instance *in, uint32_t model, enum status status
 static void send_model(struct instance *in, uint32_t model)
 {
     const struct config_model *config = &in->policy->config->models[model];
-    struct order_model order = {
-        .kind = ORDER_MODEL, .model = model, .max_context = config->max_context};
+    struct order_model order = {.kind = ORDER_MODEL,
+                                .model = model,
+                                .max_context = config->max_context,
+                                .flags = config->pin == PIN_GPU ? MODEL_PINNED : 0};
     char text[ORDER_TEXT_MAX];
     int fds[SOURCE_FILES_MAX];
     struct source_files files;
@@ -166,7 +168,12 @@ static void send_model(struct instance *in, uint32_t model)
         return;
     }
     source_files_for_engine(&files);
+    tier_forget_files(in, model);
     for (; order.files < files.count; order.files++) {
+        enum source_kind kind = files.files[order.files].kind;
+
+        if (kind == SOURCE_GGUF || kind == SOURCE_WEIGHTS)
+            tier_note_file(in, model, files.files[order.files].fd);
         order.kinds[order.files] = (uint8_t)files.files[order.files].kind;
         fds[order.files] = files.files[order.files].fd;
     }
@@ -189,11 +196,22 @@ void engine_ready(struct instance *in, const struct event_ready *ev)
     in->status.memory_bytes = ev->memory_bytes;
     set_instance_state(in, INSTANCE_READY);
     log_info("instance %s: engine ready: %s", in->config->name, in->status.device);
+    in->loads_behind = ev->loads_behind != 0 && in->policy->tier != NULL;
+    sched_set_role(in->policy->sched, in->index, SCHED_MIXED, in->loads_behind);
     sched_set_available(in->policy->sched, in->index, !in->drained);
     for (uint32_t m = 0; m < in->policy->model_count; m++)
         send_model(in, m);
     check_complete(in);
     arm(in, in->policy->limits.silence_us / WATCHES_IN);
+}
+
+static void load_pinned(struct instance *in, uint32_t model)
+{
+    const struct order_ref order = {.kind = ORDER_LOAD, .model = model};
+
+    sched_set_pinned(in->policy->sched, in->index, model, 1);
+    tier_need(in, model);
+    engine_link_send(in->link, &order, sizeof order);
 }
 
 void engine_model(struct instance *in, const struct event_model *ev)
@@ -223,6 +241,9 @@ void engine_model(struct instance *in, const struct event_model *ev)
     m->status.max_context = ev->max_context;
     m->page_tokens = ev->page_tokens;
     cost_begin(in, ev->model);
+    tier_model_known(in, ev);
+    if (in->policy->config->models[ev->model].pin == PIN_GPU)
+        load_pinned(in, ev->model);
     in->policy->replace = 1;
     in->policy->changed = 1;
     check_complete(in);
@@ -285,9 +306,12 @@ void engine_lost(struct instance *in, const char *why)
     in->status.restarts++;
     set_instance_state(in, INSTANCE_REAPING);
     sched_set_available(in->policy->sched, in->index, 0);
+    tier_instance_lost(in);
     forget_models(in);
     take_back_all(in);
     in->turn_count = 0;
+    in->loading = UINT32_MAX;
+    in->failed_loads = 0;
     in->empty_turns = 0;
     in->settled_turn = 0;
     command_instance_lost(in);
@@ -298,6 +322,7 @@ void engine_lost(struct instance *in, const char *why)
 
 void engine_stop(struct instance *in)
 {
+    tier_instance_lost(in);
     engine_link_destroy(in->link);
     in->link = NULL;
     if (in->process.pid == 0) {
@@ -337,7 +362,7 @@ static void reap(struct instance *in)
 static void watch(struct instance *in)
 {
     int64_t now = clock_monotonic_us();
-    int busy = in->turn_count > 0 || !in->complete;
+    int busy = in->turn_count > 0 || in->loading != UINT32_MAX || !in->complete;
 
     if (busy && now - in->heard_us >= in->policy->limits.silence_us)
         engine_link_break(in->link, "it has work and says nothing");

@@ -122,8 +122,9 @@ static void on_logprobs(struct instance *in, const struct event_logprobs *ev)
 {
     struct sequence *s = sequence_find(in->policy, ev->seq);
 
-    if (s == NULL || !s->scheduled || s->instance != in->index || s->state != SEQUENCE_OPEN ||
-        s->request->logprobs == 0 || ev->position != s->count)
+    /* As take_row(): a token that a step had made when its sequence gave way counts. */
+    if (s == NULL || !s->scheduled || s->instance != in->index || s->request->logprobs == 0 ||
+        ev->position != s->count)
         return;
     struct policy_event *out = event_make(POLICY_LOGPROBS, 0);
     out->seq = ev->seq;
@@ -170,8 +171,10 @@ static void on_residency(struct instance *in, const struct event_residency *ev)
         engine_link_break(in->link, "it speaks of a model that it was not given");
         return;
     }
+    in->status.file_bytes += ev->file_bytes;
     if (in->models[ev->model].status.resident != (ev->resident != 0))
         set_resident(in, ev);
+    turn_loaded(in, ev);
     command_residency(in, ev);
 }
 
@@ -208,6 +211,9 @@ static void on_event(void *arg, const void *msg)
         break;
     case EVENT_SEQ_MOVED:
         swap_moved(in, msg);
+        break;
+    case EVENT_MASTER:
+        tier_on_master(in, msg);
         break;
     case EVENT_TURN_END:
         turn_ended(in, msg);

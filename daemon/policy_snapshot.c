@@ -7,14 +7,16 @@
 
 #include "daemon/policy_state.h"
 
-static int allocate(struct policy_snapshot *s, uint32_t instances, uint32_t models)
+static int allocate(struct policy_snapshot *s, uint32_t instances, uint32_t models, int tier)
 {
     size_t cells = (size_t)instances * models;
 
     *s = (struct policy_snapshot){.instances = instances, .models = models};
     s->instance = calloc(instances > 0 ? instances : 1, sizeof *s->instance);
     s->model = calloc(cells > 0 ? cells : 1, sizeof *s->model);
-    if (s->instance != NULL && s->model != NULL)
+    if (tier)
+        s->cache = calloc(POLICY_CACHES_MAX, sizeof *s->cache);
+    if (s->instance != NULL && s->model != NULL && (s->cache != NULL || !tier))
         return 0;
     policy_snapshot_free(s);
     return -1;
@@ -22,7 +24,7 @@ static int allocate(struct policy_snapshot *s, uint32_t instances, uint32_t mode
 
 int snapshot_init(struct policy *p, struct error *err)
 {
-    if (allocate(&p->snapshot, p->instance_count, p->model_count) != 0)
+    if (allocate(&p->snapshot, p->instance_count, p->model_count, p->tier != NULL) != 0)
         return error_set(err, STATUS_NOMEM, "policy: out of memory");
     pthread_mutex_init(&p->snapshot_lock, NULL);
     snapshot_publish(p);
@@ -53,11 +55,15 @@ void snapshot_publish(struct policy *p)
             struct policy_model_status *shown = &p->snapshot.model[(size_t)i * p->model_count + m];
 
             *shown = in->models[m].status;
+            shown->in_host =
+                in->models[m].master != NULL && in->models[m].master->state == TIER_COMPLETE;
+            shown->preparing = tier_percent(&in->models[m], &shown->percent);
             /* The engine tells at turn ends; pages of sequences that ended since are free again. */
             if (shown->running == 0)
                 shown->kv_pages_used = 0;
         }
     }
+    tier_show(p, &p->snapshot);
     pthread_mutex_unlock(&p->snapshot_lock);
 }
 
@@ -65,11 +71,16 @@ int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error 
 {
     size_t cells = (size_t)p->instance_count * p->model_count;
 
-    if (allocate(out, p->instance_count, p->model_count) != 0)
+    if (allocate(out, p->instance_count, p->model_count, p->tier != NULL) != 0)
         return error_set(err, STATUS_NOMEM, "policy: out of memory");
     pthread_mutex_lock(&p->snapshot_lock);
     memcpy(out->instance, p->snapshot.instance, p->instance_count * sizeof *out->instance);
     memcpy(out->model, p->snapshot.model, cells * sizeof *out->model);
+    out->caches = p->snapshot.caches;
+    out->cache_used = p->snapshot.cache_used;
+    out->cache_place = p->snapshot.cache_place;
+    if (out->cache != NULL)
+        memcpy(out->cache, p->snapshot.cache, out->caches * sizeof *out->cache);
     pthread_mutex_unlock(&p->snapshot_lock);
     return 0;
 }
@@ -80,6 +91,8 @@ void policy_snapshot_free(struct policy_snapshot *s)
         return;
     free(s->instance);
     free(s->model);
+    free(s->cache);
+    s->cache = NULL;
     s->instance = NULL;
     s->model = NULL;
 }

@@ -22,6 +22,7 @@
 #include "daemon/engine_link.h"
 #include "daemon/policy.h"
 #include "daemon/supervisor.h"
+#include "daemon/tier.h"
 #include "sched/sched.h"
 
 #define POLICY_TURNS_HELD 2u         /* by an engine */
@@ -70,6 +71,11 @@ struct engine_model { /* a model on an instance */
     uint32_t page_tokens;
     uint64_t prefill_us, prefill_tokens; /* of steps, not charged to a sequence yet */
     struct cost cost;                    /* as measured so far */
+    struct tier_file *files;             /* with its weights, as this engine got them */
+    uint32_t file_count;
+    struct tier_master *master; /* NULL: the host tier has no place for it */
+    enum master_use lent;       /* to this engine */
+    int prefetched;             /* came behind the turns, and has had none since */
 };
 
 enum instance_state { INSTANCE_DOWN, INSTANCE_STARTING, INSTANCE_READY, INSTANCE_REAPING };
@@ -83,8 +89,13 @@ struct instance {
     struct supervisor process;
     struct engine_link *link; /* STARTING, READY */
     struct event *timer;
-    int64_t deadline_us;          /* STARTING: of EVENT_READY; REAPING: of the kill */
-    int64_t heard_us;             /* the last event, or the start of work */
+    int64_t deadline_us;                /* STARTING: of EVENT_READY; REAPING: of the kill */
+    int64_t heard_us;                   /* the last event, or the start of work */
+    int loads_behind;                   /* it can load one model while another runs */
+    uint32_t loading;                   /* that one; UINT32_MAX: none */
+    uint32_t failed_loads;              /* in a row */
+    uint32_t evicting[SCHED_EVICT_MAX]; /* for the one that is loading */
+    uint32_t evict_count;
     int complete;                 /* this engine has read all model files */
     uint32_t failed_starts;       /* engines in a row that ended before that */
     char failure[ERROR_TEXT_MAX]; /* why the last engine ended */
@@ -124,6 +135,7 @@ struct policy {
     uint32_t live;       /* sequences */
     uint64_t arrivals, turns;
     struct command_list commands;
+    struct tier *tier; /* NULL: there is none */
     int stopping;
     int replace;                     /* what waits for an engine should be placed again */
     int changed;                     /* the snapshot is out of date */
@@ -132,7 +144,7 @@ struct policy {
 };
 
 /* policy_create with other limits than the usual ones; for tests. */
-struct policy *policy_create_limited(const struct config *config,
+struct policy *policy_create_limited(const struct config *config, struct tier *tier,
                                      const struct policy_limits *limits, struct mailbox *sink,
                                      struct error *err);
 
@@ -186,6 +198,8 @@ int engine_can_run(const struct instance *in, uint32_t model);
 /* --- policy_turn.c: what engines run next --- */
 void turn_feed(struct instance *in);
 void turn_ended(struct instance *in, const struct event_turn_end *ev);
+/* A model's weights came or went, and it may be what was loaded behind the turns. */
+void turn_loaded(struct instance *in, const struct event_residency *ev);
 
 /* --- policy_swap.c: KV in host memory --- */
 uint64_t swap_share(const struct instance *in);
@@ -203,6 +217,22 @@ void cost_begin(struct instance *in, uint32_t model);
 void cost_step(struct instance *in, uint32_t model, const struct event_step *ev);
 void cost_load(struct instance *in, uint32_t model, uint64_t us);
 void cost_moved(struct instance *in, uint32_t model, uint64_t bytes, uint64_t us);
+
+/* --- policy_tier.c: master copies of weights in host memory --- */
+void tier_begin(struct policy *p, struct tier *tier);
+/* A file with weights goes to an engine; and all of the model's are forgotten. */
+void tier_note_file(struct instance *in, uint32_t model, int fd);
+void tier_forget_files(struct instance *in, uint32_t model);
+void tier_model_known(struct instance *in, const struct event_model *ev);
+/* The engine is about to load the model, or runs it. */
+void tier_need(struct instance *in, uint32_t model);
+/* A turn of the model has ended: an empty master copy that it did not need is for others. */
+void tier_turn_ended(struct instance *in, uint32_t model);
+void tier_on_master(struct instance *in, const struct event_master *ev);
+void tier_instance_lost(struct instance *in);
+void tier_show(const struct policy *p, struct policy_snapshot *s);
+/* 1: its master copy is being prepared, and how far that is. */
+int tier_percent(const struct engine_model *m, uint32_t *percent);
 
 /* --- policy_event.c: what engines say --- */
 extern const struct engine_link_calls engine_calls;

@@ -7,16 +7,48 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 #include "daemon/policy_state.h"
+
+#define LOADS_MAX 3 /* behind turns that failed in a row, until one is made by itself */
+
+_Static_assert(ORDER_EVICT_MAX == SCHED_EVICT_MAX, "all that the scheduler gives up go");
 
 /* --- feeding ---------------------------------------------------------------------------------- */
 
 static void show_running(struct instance *in)
 {
     in->status.running_model = in->turn_count > 0 ? in->turns[0].model : UINT32_MAX;
+    in->policy->changed = 1;
+}
+
+/*
+ * Bring the model that will be wanted next in behind the turns.  Only while all turns that the
+ * engine holds are of one model, which is the one that the scheduler does not give up for it.
+ */
+static void feed_load(struct instance *in, int64_t now)
+{
+    struct order_prefetch order = {.kind = ORDER_PREFETCH};
+    struct sched_load load;
+
+    if (!in->loads_behind || in->loading != UINT32_MAX ||
+        (in->turn_count == POLICY_TURNS_HELD && in->turns[0].model != in->turns[1].model) ||
+        !sched_load(in->policy->sched, now, in->index, &load))
+        return;
+    tier_need(in, load.model);
+    order.model = load.model;
+    order.evict_count = load.evict_count;
+    memcpy(order.evict, load.evict, sizeof order.evict);
+    if (in->turn_count == 0)
+        in->heard_us = now;
+    engine_link_send(in->link, &order, sizeof order);
+    in->loading = load.model;
+    in->evict_count = load.evict_count;
+    memcpy(in->evicting, load.evict, sizeof in->evicting);
+    in->status.prefetches++;
     in->policy->changed = 1;
 }
 
@@ -28,6 +60,7 @@ void turn_feed(struct instance *in)
 
     if (in->state != INSTANCE_READY)
         return;
+    feed_load(in, now);
     while (in->turn_count < POLICY_TURNS_HELD && sched_next(p->sched, now, in->index, &turn)) {
         struct order_turn order = {
             .kind = ORDER_TURN,
@@ -39,6 +72,7 @@ void turn_feed(struct instance *in)
 
         if (in->turn_count == 0)
             in->heard_us = now; /* the silence of an idle engine does not count */
+        tier_need(in, order.model);
         engine_link_send(in->link, &order, sizeof order);
         in->turns[in->turn_count++] = (struct held_turn){order.turn, order.model};
         show_running(in);
@@ -139,6 +173,47 @@ static void weights_do_not_fit(struct instance *in, uint32_t model, const char *
     }
 }
 
+/* The scheduler has given up what the engine did not: it ran when the order came. */
+static void stay(struct instance *in)
+{
+    for (uint32_t i = 0; i < in->evict_count; i++) {
+        if (in->models[in->evicting[i]].status.resident)
+            sched_set_resident(in->policy->sched, in->index, in->evicting[i], 1);
+    }
+    in->evict_count = 0;
+}
+
+void turn_loaded(struct instance *in, const struct event_residency *ev)
+{
+    const struct order_ref order = {.kind = ORDER_LOAD, .model = ev->model};
+    struct engine_model *m = &in->models[ev->model];
+
+    if (!ev->resident)
+        m->prefetched = 0;
+    if (in->loading != ev->model)
+        return;
+    in->loading = UINT32_MAX;
+    stay(in);
+    if (ev->resident) {
+        in->failed_loads = 0;
+        m->prefetched = 1;
+        in->status.switches++;
+        in->status.switch_bytes += ev->bytes;
+        m->status.switches++;
+        cost_load(in, ev->model, ev->us);
+        return;
+    }
+    /* It found no room, or gave it up to KV; the scheduler may ask again. */
+    sched_set_resident(in->policy->sched, in->index, ev->model, 0);
+    if (++in->failed_loads == LOADS_MAX) {
+        engine_link_send(in->link, &order, sizeof order); /* the engine finds room by itself, */
+        in->loading = ev->model;
+    } else if (in->failed_loads > LOADS_MAX) { /* or there is none */
+        in->failed_loads = 0;
+        weights_do_not_fit(in, ev->model, "it finds no room beside what runs there");
+    }
+}
+
 /* Pages are free: the oldest held sequence goes on if it and a page for every open one fit. */
 static void use_free_pages(struct instance *in, const struct event_turn_end *ev)
 {
@@ -192,6 +267,10 @@ static void account(struct instance *in, const struct event_turn_end *ev)
         status->switches++;
         cost_load(in, ev->model, ev->switch_us);
     }
+    if (in->models[ev->model].prefetched && ev->steps > 0) {
+        in->models[ev->model].prefetched = 0;
+        in->status.prefetch_hits += ev->switch_bytes == 0;
+    }
     tell_progress(in, ev->model);
     sched_turn_ended(in->policy->sched, clock_monotonic_us(), in->index, ev->model, ev->steps,
                      (int64_t)ev->step_us, (int64_t)ev->switch_us);
@@ -215,6 +294,7 @@ void turn_ended(struct instance *in, const struct event_turn_end *ev)
     in->turn_count--;
     in->turns[0] = in->turns[1];
     account(in, ev);
+    tier_turn_ended(in, ev->model);
     show_running(in);
     switch (ev->reason) {
     case TURN_KV_FULL:

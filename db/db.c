@@ -49,6 +49,14 @@ static const char *const migrations[] = {
     "CREATE INDEX usage_job ON usage (job);"
     "CREATE INDEX usage_open ON usage (row) WHERE state = 'open';"
     "CREATE INDEX usage_start ON usage (start_us);",
+    /* Master copies of weights in host memory, and what is known of the files they came from. */
+    "CREATE TABLE segment ("
+    "  key TEXT PRIMARY KEY, place TEXT NOT NULL, model TEXT NOT NULL, bytes INTEGER NOT NULL,"
+    "  prepare_us INTEGER NOT NULL, used_us INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE source ("
+    "  device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL,"
+    "  mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, hash TEXT NOT NULL,"
+    "  PRIMARY KEY (device, inode)) WITHOUT ROWID;",
 };
 #define VERSION ((int)(sizeof migrations / sizeof *migrations))
 
@@ -251,7 +259,7 @@ struct db *db_open(const char *path, struct error *err)
                 "set up the database", err) ||
         migrate(db, err) ||
         prepare_all(db, transaction_sql, STATEMENT_BEGIN, STATEMENT_ROLLBACK, err) ||
-        prepare_all(db, db_placement_sql, STATEMENT_PUT_MODEL, STATEMENT_PUT_PLACEMENT, err) ||
+        prepare_all(db, db_placement_sql, STATEMENT_PUT_MODEL, STATEMENT_EACH_SOURCE, err) ||
         prepare_all(db, db_lease_sql, STATEMENT_PUT_LEASE, STATEMENT_LEASE_USED, err) ||
         prepare_all(db, db_usage_sql, STATEMENT_OPEN_USAGE, STATEMENT_EACH_USAGE, err))
         goto fail;

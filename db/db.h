@@ -41,6 +41,27 @@ int db_put_model(struct db *db, const char *name, const char *path, uint64_t byt
 /* Insert or replace by (model, tier, place). */
 int db_put_placement(struct db *db, const struct db_placement *p, struct error *err);
 
+struct db_segment {          /* a master copy in host memory */
+    char key[DB_NAME_MAX];   /* its file's name */
+    char place[DB_PATH_MAX]; /* the folder that the file is in */
+    char model[DB_NAME_MAX]; /* that it was prepared for */
+    uint64_t bytes;          /* of the file */
+    int64_t prepare_us;      /* that it took */
+    int64_t used_us;         /* wall */
+};
+int db_put_segment(struct db *db, const struct db_segment *s, struct error *err); /* by key */
+int db_drop_segment(struct db *db, const char *key, struct error *err);
+int db_each_segment(struct db *db, int (*each)(const struct db_segment *, void *), void *arg,
+                    struct error *err);
+
+struct db_source { /* a file that was read, as it was then; numbers of 64 bits as they are stored */
+    int64_t device, inode, size, mtime_ns, ctime_ns;
+    char hash[DB_NAME_MAX]; /* of its contents */
+};
+int db_put_source(struct db *db, const struct db_source *s, struct error *err); /* by inode */
+int db_each_source(struct db *db, int (*each)(const struct db_source *, void *), void *arg,
+                   struct error *err);
+
 /* --- leases and grants ---------------------------------------------------------------------- */
 
 struct db_lease {

@@ -43,7 +43,11 @@ static void print_row(FILE *f, const struct limit *l)
     double m = median(l);
     fprintf(f, "%-20.20s %-48.48s %10.4g %s", l->name, l->params, m, l->unit);
     if (strcmp(l->unit, "us") == 0 && l->bytes > 0)
-        fprintf(f, "  (%.0f GB/s, %.2f TFLOP/s)", l->bytes / 1e3 / m, l->flops / 1e6 / m);
+        fprintf(f, "  (%.3g GB/s", l->bytes / 1e3 / m);
+    if (strcmp(l->unit, "us") == 0 && l->bytes > 0 && l->flops > 0)
+        fprintf(f, ", %.2f TFLOP/s", l->flops / 1e6 / m);
+    if (strcmp(l->unit, "us") == 0 && l->bytes > 0)
+        fputc(')', f);
     fputc('\n', f);
     fflush(f);
 }
@@ -143,6 +147,8 @@ static int measure(const struct bench *b, unsigned what, struct report *r, struc
         return bench_switch(&engine, found, r, err);
     if (strcmp(b->name, "soak") == 0)
         return bench_soak(&engine, found, r, err);
+    if (strcmp(b->name, "prepare") == 0)
+        return bench_prepare(&engine, found, r, err);
     return strcmp(b->name, "engine") == 0 ? bench_engine(&engine, found, r, err) : 0;
 }
 
@@ -158,9 +164,11 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         {"engine", LIMITS_HBM | LIMITS_GEMM},
         {"switch", LIMITS_COPY},
         {"soak", 0},
+        {"prepare", 0},
     };
-    int cpu = (strcmp(b->name, "engine") == 0 || strcmp(b->name, "soak") == 0) &&
-              b->engine.device == ORDER_DEVICE_CPU;
+    int cpu = strcmp(b->name, "prepare") == 0 ||
+              ((strcmp(b->name, "engine") == 0 || strcmp(b->name, "soak") == 0) &&
+               b->engine.device == ORDER_DEVICE_CPU);
     struct limits_gpu gpu = {.name = "none"};
     struct report r = {.f = f};
     json_t *about = NULL;
@@ -172,7 +180,8 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     if (i == sizeof(benches) / sizeof(benches[0]))
         return error_set(
             err, STATUS_INVALID,
-            "no bench %s: there are limits, matmul, attention, engine, switch and soak", b->name);
+            "no bench %s: there are limits, matmul, attention, engine, switch, soak and prepare",
+            b->name);
     if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {

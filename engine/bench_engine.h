@@ -13,6 +13,7 @@
 
 struct bench_engine {
     const char *shape, *dtype;   /* as random_model.h names them */
+    const char *model;           /* of prepare: a GGUF file */
     uint32_t device;             /* enum order_device */
     uint32_t gpu, threads;       /* of the one or the other */
     uint32_t precision;          /* enum precision */
@@ -34,5 +35,8 @@ int bench_switch(const struct bench_engine *how, limit_f *found, void *arg, stru
  * random length.  INTERNAL if memory grew after the first quarter, or a page or a handle is lost.
  */
 int bench_soak(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
+/* From the model's file on disk to a master copy in shared memory, and from there to memory on a
+ * CPU; beside the disk's own rate, measured in turns with it. */
+int bench_prepare(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
 #endif

@@ -44,6 +44,16 @@ static int check_bias(const struct order_bias *o, size_t len, struct error *err)
                         err);
 }
 
+static int check_prefetch(const struct order_prefetch *o, size_t len, struct error *err)
+{
+    if (check_length("prefetch", len, sizeof(*o), err) != 0)
+        return -1;
+    if (o->evict_count > ORDER_EVICT_MAX)
+        return error_set(err, STATUS_CORRUPT, "prefetch order evicts %u models: at most %u may go",
+                         o->evict_count, ORDER_EVICT_MAX);
+    return 0;
+}
+
 _Static_assert(sizeof(struct order_tokens) == offsetof(struct order_tokens, tokens),
                "senders count a message by its structure and its tokens");
 
@@ -83,6 +93,10 @@ int channel_check(const void *data, size_t len, struct error *err)
         return check_length("close", len, sizeof(struct order_ref), err);
     case ORDER_TURN:
         return check_length("turn", len, sizeof(struct order_turn), err);
+    case ORDER_MASTER:
+        return check_length("master", len, sizeof(struct order_master), err);
+    case ORDER_PREFETCH:
+        return check_prefetch(data, len, err);
     case ORDER_QUIT: /* nothing but its kind counts */
         return 0;
     default:

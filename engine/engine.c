@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #define BATCH_DEFAULT 32u
 #define THREADS_MAX   1024u
+#define PROGRESS_MS   200 /* between looks at what is behind the steps */
 
 void engine_send(struct engine *e, const void *event, size_t len)
 {
@@ -40,16 +42,23 @@ void engine_fault(struct engine *e, struct sequence *s, const char *text)
     engine_close(e, s);
 }
 
-static void send_residency(void *context, const struct model *m, int resident, uint64_t bytes,
-                           uint64_t us)
+static void send_residency(void *context, const struct event_residency *ev)
 {
-    struct event_residency event = {.kind = EVENT_RESIDENCY,
-                                    .model = m->id,
-                                    .resident = (uint32_t)resident,
-                                    .bytes = bytes,
-                                    .us = us};
+    engine_send(context, ev, sizeof(*ev));
+}
 
-    engine_send(context, &event, sizeof(event));
+static void send_master(void *context, const struct event_master *ev)
+{
+    engine_send(context, ev, sizeof(*ev));
+}
+
+/* It is there already, or cannot be. */
+static void answer_load(struct engine *e, const struct model *m, int resident)
+{
+    const struct event_residency ev = {
+        .kind = EVENT_RESIDENCY, .model = m->id, .resident = (uint32_t)resident};
+
+    send_residency(e, &ev);
 }
 
 /* Room that grew for this model has moved for all of them. */
@@ -144,6 +153,8 @@ static void order_model(struct engine *e, const struct order_model *o,
         event.kv_token_bytes = model_kv_token_bytes(m);
         event.page_tokens = m->kv.page_tokens;
         event.vocabulary = m->arch.vocabulary;
+        event.master_bytes = m->range_bytes;
+        event.layout = m->layout;
     }
     engine_send(e, &event, sizeof(event));
 }
@@ -163,12 +174,12 @@ static void order_load(struct engine *e, const struct order_ref *o)
     if (e->turn_count > 0)
         running = residency_find(&e->residency, e->turns[0].order.model);
     if (m->resident) {
-        send_residency(e, m, 1, 0, 0);
+        answer_load(e, m, 1);
         return;
     }
     if (residency_load(&e->residency, m, running, &bytes, &us, &err) != 0) {
         log_warn("instance %s: %s", e->instance, err.text);
-        send_residency(e, m, 0, 0, 0);
+        answer_load(e, m, 0);
     }
 }
 
@@ -178,10 +189,52 @@ static void order_unload(struct engine *e, const struct order_ref *o)
 
     if (m == NULL)
         log_warn("unload of unknown model %" PRIu32, o->model);
-    else if (m->resident)
+    else if (m->resident || (e->residency.behind.m == m && e->residency.behind.to_memory))
         residency_unload(&e->residency, m);
     else
-        send_residency(e, m, 0, 0, 0);
+        answer_load(e, m, 0);
+}
+
+/* Take what the daemon lends; a master copy that is no good is told and done without. */
+static void order_master(struct engine *e, const struct order_master *o,
+                         const struct channel_files *files)
+{
+    struct event_master event = {.kind = EVENT_MASTER, .model = o->model};
+    struct model *m = residency_find(&e->residency, o->model);
+    struct error err = {0};
+
+    if (m == NULL) {
+        log_warn("master copy of the unknown model %" PRIu32, o->model);
+        return;
+    }
+    residency_settle(&e->residency, m);
+    if (master_take(m, o, files->count > 0 ? files->fds[0] : -1, &err) == 0)
+        return;
+    event.state = o->use == MASTER_READ ? MASTER_CORRUPT : MASTER_FAILED;
+    snprintf(event.text, sizeof(event.text), "%.*s", (int)sizeof(event.text) - 1, err.text);
+    engine_send(e, &event, sizeof(event));
+}
+
+static void order_prefetch(struct engine *e, const struct order_prefetch *o)
+{
+    struct model *m = residency_find(&e->residency, o->model);
+    const struct model *running = NULL;
+    struct error err = {0};
+
+    if (m == NULL) {
+        log_warn("prefetch of unknown model %" PRIu32, o->model);
+        return;
+    }
+    if (e->turn_count > 0)
+        running = residency_find(&e->residency, e->turns[0].order.model);
+    if (running != NULL && e->flight.count == 0 && !sequence_any_ready(&e->sequences, running))
+        running = NULL; /* its turn is about to end */
+    if (m->resident) {
+        answer_load(e, m, 1);
+    } else if (residency_prefetch(&e->residency, m, o, running, &err) != 0) {
+        log_debug("instance %s: %s", e->instance, err.text);
+        answer_load(e, m, 0);
+    }
 }
 
 /* A number that is taken ends both sequences: whose tokens would come next? */
@@ -292,6 +345,12 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
     case ORDER_TURN:
         turn_queue(e, order);
         break;
+    case ORDER_MASTER:
+        order_master(e, order, files);
+        break;
+    case ORDER_PREFETCH:
+        order_prefetch(e, order);
+        break;
     case ORDER_QUIT:
         return 1;
     default:
@@ -361,11 +420,14 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
                             .budget = device_kind(e->device) == DEVICE_CPU ? hello->swap_bytes : 0,
                             .notify = send_moved,
                             .context = e};
-    e->residency.arena = e->arena;
+    if (residency_open(&e->residency, e->arena, err) != 0)
+        return -1;
     e->residency.host.budget = device_kind(e->device) == DEVICE_CPU ? 0 : hello->host_bytes;
     e->residency.notify = send_residency;
+    e->residency.master = send_master;
     e->residency.spare = kv_spare;
     e->residency.reclaim = kv_reclaim;
+    e->residency.channel = e->channel.fd;
     e->residency.context = e;
     e->sampler = sampler_create(err);
     return e->sampler == NULL ? -1 : 0;
@@ -408,6 +470,7 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
     }
     event.memory_bytes = arena_handles(e->arena) * arena_handle_bytes(e->arena);
     event.handle_bytes = arena_handle_bytes(e->arena);
+    event.loads_behind = device_kind(e->device) == DEVICE_CPU;
     snprintf(event.device, sizeof(event.device), "%s", device_name(e->device));
     engine_send(e, &event, sizeof(event));
     return e;
@@ -419,8 +482,8 @@ void engine_destroy(struct engine *e)
         return;
     if (e->pages != NULL && e->sequences.pool != NULL)
         sequence_list_clear(&e->sequences);
-    e->residency.notify = NULL;
-    residency_clear(&e->residency);
+    if (e->residency.arena != NULL)
+        residency_close(&e->residency);
     prefix_destroy(e->prefixes);
     pages_destroy(e->pages);
     arena_destroy(e->arena);
@@ -432,6 +495,15 @@ void engine_destroy(struct engine *e)
     free(e);
 }
 
+/* Sleep until an order comes, or something behind the steps is done or may tell how far it is. */
+static void sleep_behind(struct engine *e)
+{
+    struct pollfd p[2] = {{.fd = e->channel.fd, .events = POLLIN},
+                          {.fd = residency_busy(&e->residency), .events = POLLIN}};
+
+    (void)poll(p, 2, PROGRESS_MS);
+}
+
 /* Take what has come; sleep first if there is nothing to do.  1: the end. */
 static int take_orders(struct engine *e)
 {
@@ -439,10 +511,17 @@ static int take_orders(struct engine *e)
     struct error err = {0};
 
     for (;;) {
-        int quit = 0, wait = e->turn_count == 0 && e->swap.moving == 0;
-        switch (channel_receive(&e->channel, wait, &files, &err)) {
+        int idle = e->turn_count == 0 && e->swap.moving == 0, quit = 0;
+        int behind;
+
+        residency_poll(&e->residency);
+        behind = residency_busy(&e->residency) >= 0;
+        switch (channel_receive(&e->channel, idle && !behind, &files, &err)) {
         case CHANNEL_NONE:
-            return 0;
+            if (!idle)
+                return 0;
+            sleep_behind(e);
+            break;
         case CHANNEL_CLOSED:
             return 1;
         case CHANNEL_REFUSED:

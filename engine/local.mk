@@ -5,18 +5,26 @@ engine_libengine_a_SOURCES = \
     engine/arena.h \
     engine/channel.c \
     engine/channel.h \
+    engine/crew.c \
+    engine/crew.h \
     engine/engine.c \
     engine/engine.h \
     engine/forward.c \
     engine/forward.h \
     engine/host_tier.c \
     engine/host_tier.h \
+    engine/loader.c \
+    engine/loader.h \
     engine/logprobs.c \
     engine/logprobs.h \
+    engine/master.c \
+    engine/master.h \
     engine/pages.c \
     engine/pages.h \
     engine/prefix.c \
     engine/prefix.h \
+    engine/prepare.c \
+    engine/prepare.h \
     engine/residency.c \
     engine/residency.h \
     engine/room.c \
@@ -55,6 +63,7 @@ modelpool_engine_SOURCES = \
     engine/bench.h \
     engine/bench_engine.c \
     engine/bench_engine.h \
+    engine/bench_prepare.c \
     engine/bench_subject.c \
     engine/bench_subject.h \
     engine/bench_soak.c \
@@ -83,6 +92,7 @@ check_PROGRAMS += \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
+    tests/unit/engine_tier_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test \
     tests/unit/kv_fault_test \
@@ -98,6 +108,7 @@ TESTS += \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
+    tests/unit/engine_tier_test \
     tests/unit/engine_turn_test \
     tests/unit/families_test \
     tests/unit/kv_fault_test \
@@ -153,6 +164,18 @@ tests_unit_engine_test_SOURCES = \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_engine_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_tier_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/engine_tier_test.c \
+    tests/unit/fault.c \
+    tests/unit/fault.h \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+tests_unit_engine_tier_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_tier_test_LDFLAGS = \
+    -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=aligned_alloc \
+    -Wl,--wrap=mmap -Wl,--wrap=pread -Wl,--wrap=posix_fallocate -Wl,--wrap=pthread_create
 tests_unit_engine_turn_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \

@@ -13,8 +13,8 @@
 
 static const char usage[] =
     "usage: modelpool-engine [--help] [--version]\n"
-    "       modelpool-engine --bench=limits|matmul|attention|engine|switch|soak [--gpu=N] "
-    "[--json]\n"
+    "       modelpool-engine --bench=limits|matmul|attention|engine|switch|soak|prepare\n"
+    "                        [--gpu=N] [--json] [--model=FILE]\n"
     "                        [--machine=NAME] [--commit=NAME] [--device=cpu|cuda]\n"
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
     "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
@@ -25,8 +25,9 @@ static const char usage[] =
     "its own products and attention come to that (matmul, attention), and how fast it decodes and "
     "reads prompts\n"
     "with random weights of a known shape (engine), or goes from one model to another\n"
-    "(switch; --memory must hold one of them, --host both), or whether its memory stays as it is\n"
-    "over --steps of --models models with sequences that come and go (soak).\n";
+    "(switch; --memory must hold one of them, --host both), whether its memory stays as it is\n"
+    "over --steps of --models models with sequences that come and go (soak), or how a model's\n"
+    "file (--model) becomes a master copy in shared memory (prepare).\n";
 
 /* A number of an option; -1 and a message if it is none. */
 static int number(const char *option, const char *text, uint64_t max, uint64_t *n)
@@ -60,6 +61,8 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
 
     if (strcmp(option, "shape") == 0) {
         e->shape = text;
+    } else if (strcmp(option, "model") == 0) {
+        e->model = text;
     } else if (strcmp(option, "dtype") == 0) {
         e->dtype = text;
     } else if (strcmp(option, "device") == 0) {
@@ -95,17 +98,27 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
 /* -1: serve. */
 static int parse(int argc, char **argv, struct bench *bench)
 {
-    static const struct option options[] = {
-        {"bench", required_argument, NULL, 'b'},  {"commit", required_argument, NULL, 'c'},
-        {"gpu", required_argument, NULL, 'g'},    {"help", no_argument, NULL, 'h'},
-        {"json", no_argument, NULL, 'j'},         {"machine", required_argument, NULL, 'm'},
-        {"version", no_argument, NULL, 'V'},      {"shape", required_argument, NULL, 'e'},
-        {"dtype", required_argument, NULL, 'e'},  {"device", required_argument, NULL, 'e'},
-        {"memory", required_argument, NULL, 'e'}, {"precision", required_argument, NULL, 'e'},
-        {"batch", required_argument, NULL, 'e'},  {"context", required_argument, NULL, 'e'},
-        {"prompt", required_argument, NULL, 'e'}, {"threads", required_argument, NULL, 'e'},
-        {"host", required_argument, NULL, 'e'},   {"steps", required_argument, NULL, 'e'},
-        {"models", required_argument, NULL, 'e'}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"bench", required_argument, NULL, 'b'},
+                                            {"commit", required_argument, NULL, 'c'},
+                                            {"gpu", required_argument, NULL, 'g'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"machine", required_argument, NULL, 'm'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {"shape", required_argument, NULL, 'e'},
+                                            {"dtype", required_argument, NULL, 'e'},
+                                            {"device", required_argument, NULL, 'e'},
+                                            {"memory", required_argument, NULL, 'e'},
+                                            {"precision", required_argument, NULL, 'e'},
+                                            {"batch", required_argument, NULL, 'e'},
+                                            {"context", required_argument, NULL, 'e'},
+                                            {"prompt", required_argument, NULL, 'e'},
+                                            {"threads", required_argument, NULL, 'e'},
+                                            {"host", required_argument, NULL, 'e'},
+                                            {"model", required_argument, NULL, 'e'},
+                                            {"models", required_argument, NULL, 'e'},
+                                            {"steps", required_argument, NULL, 'e'},
+                                            {NULL, 0, NULL, 0}};
     char *end;
     int c, at;
 

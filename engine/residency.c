@@ -2,8 +2,12 @@
 #include "engine/residency.h"
 
 #include <inttypes.h>
+#include <poll.h>
 
 #include "common/clock.h"
+
+#define TOLD_EVERY_US 200000 /* progress */
+#define TOLD_EVERY_MS (TOLD_EVERY_US / 1000)
 
 struct model *residency_find(const struct residency *r, uint32_t id)
 {
@@ -13,42 +17,213 @@ struct model *residency_find(const struct residency *r, uint32_t id)
     return NULL;
 }
 
+static void tell(struct residency *r, const struct event_residency *ev)
+{
+    if (r->notify != NULL)
+        r->notify(r->context, ev);
+}
+
+static void tell_gone(struct residency *r, const struct model *m, uint64_t bytes)
+{
+    const struct event_residency ev = {.kind = EVENT_RESIDENCY, .model = m->id, .bytes = bytes};
+
+    tell(r, &ev);
+}
+
+static void tell_master(struct residency *r, const struct event_master *ev)
+{
+    if (r->master != NULL)
+        r->master(r->context, ev);
+}
+
+/* --- loaders ---------------------------------------------------------------------------------- */
+
+static int loads_on_cpu(const struct residency *r)
+{
+    return device_kind(arena_device(r->arena)) == DEVICE_CPU;
+}
+
+static void tell_progress(struct residency *r, struct loader *l)
+{
+    const struct event_master ev = {.kind = EVENT_MASTER,
+                                    .model = l->m->id,
+                                    .state = MASTER_PROGRESS,
+                                    .done = atomic_load(&l->read),
+                                    .total = l->total};
+
+    tell_master(r, &ev);
+}
+
+/* The loader is done: into the books. */
+static int book(struct residency *r, struct loader *l, struct error *err)
+{
+    struct model *m = l->m;
+
+    loader_join(l);
+    l->m = NULL;
+    if (l->has_event)
+        tell_master(r, &l->event);
+    if (!l->to_memory)
+        return 0;
+    if (l->rv != 0) {
+        model_give(m, l->mapped);
+        if (l->behind)
+            tell_gone(r, m, 0);
+        return error_set(err, l->err.status, "%s", l->err.text);
+    }
+    m->resident = 1;
+    m->used = ++r->stamp;
+    const struct event_residency ev = {.kind = EVENT_RESIDENCY,
+                                       .model = m->id,
+                                       .resident = 1,
+                                       .bytes = m->weight_bytes,
+                                       .us = l->us,
+                                       .file_bytes = l->file_bytes};
+    tell(r, &ev);
+    return 0;
+}
+
+static int hung_up(const struct residency *r)
+{
+    struct pollfd p = {.fd = r->channel};
+
+    return r->channel > 0 && poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+/* Wait to its end, while the daemon hears how far it is. */
+static int finish(struct residency *r, struct loader *l, struct error *err)
+{
+    while (!loader_wait(l, TOLD_EVERY_MS)) {
+        if (hung_up(r))
+            atomic_store(&l->cancel, 1);
+        if (atomic_load(&l->preparing))
+            tell_progress(r, l);
+    }
+    return book(r, l, err);
+}
+
+static void call_off(struct residency *r, struct loader *l)
+{
+    struct error ignored = {0};
+
+    atomic_store(&l->cancel, 1);
+    finish(r, l, &ignored);
+}
+
+int residency_busy(const struct residency *r)
+{
+    return r->behind.m != NULL ? r->behind.done_fd : -1;
+}
+
+/* The first master copy that is to be prepared. */
+static void begin_next(struct residency *r)
+{
+    for (uint32_t i = 0; i < r->count; i++) {
+        if (r->models[i]->copy.use == MASTER_PREPARE) {
+            loader_begin(&r->behind, r->models[i], 0, 1);
+            return;
+        }
+    }
+}
+
+void residency_poll(struct residency *r)
+{
+    struct error ignored = {0};
+    int64_t now;
+
+    if (r->behind.m == NULL)
+        begin_next(r);
+    if (r->behind.m == NULL)
+        return;
+    if (atomic_load(&r->behind.done)) {
+        book(r, &r->behind, &ignored);
+        return;
+    }
+    now = clock_monotonic_us();
+    if (atomic_load(&r->behind.preparing) && now - r->told_us >= TOLD_EVERY_US) {
+        r->told_us = now;
+        tell_progress(r, &r->behind);
+    }
+}
+
+void residency_settle(struct residency *r, const struct model *m)
+{
+    struct error ignored = {0};
+
+    if (r->behind.m == m)
+        finish(r, &r->behind, &ignored);
+}
+
+int residency_open(struct residency *r, struct arena *a, struct error *err)
+{
+    r->arena = a;
+    r->now.done_fd = r->behind.done_fd = -1;
+    if (!loads_on_cpu(r))
+        return 0;
+    return loader_open(&r->now, err) != 0 || loader_open(&r->behind, err) != 0 ? -1 : 0;
+}
+
+void residency_close(struct residency *r)
+{
+    r->notify = NULL;
+    r->master = NULL;
+    if (r->behind.m != NULL)
+        call_off(r, &r->behind);
+    for (uint32_t i = 0; i < r->count; i++) {
+        model_unload(r->models[i]);
+        host_tier_drop(&r->host, r->models[i]);
+        model_close(r->models[i]);
+    }
+    r->count = 0;
+    loader_close(&r->now);
+    loader_close(&r->behind);
+}
+
+/* --- evicting --------------------------------------------------------------------------------- */
+
 void residency_unload(struct residency *r, struct model *m)
 {
+    if (r->behind.m == m && r->behind.to_memory) {
+        call_off(r, &r->behind);
+        if (!m->resident) /* else it was faster */
+            return;
+    }
     if (!m->resident)
         return;
     model_unload(m);
-    if (r->notify != NULL)
-        r->notify(r->context, m, 0, m->weight_bytes, 0);
+    tell_gone(r, m, m->weight_bytes);
+}
+
+static int may_go(const struct model *m, const struct model *keep)
+{
+    return m->resident && !m->pinned && m != keep;
 }
 
 int residency_evict(struct residency *r, const struct model *keep, const struct model *also)
 {
-    struct model *oldest = NULL;
+    struct model *oldest = NULL, *coming = r->behind.m;
 
     for (uint32_t i = 0; i < r->count; i++) {
         struct model *m = r->models[i];
-        if (m->resident && m != keep && m != also && (oldest == NULL || m->used < oldest->used))
+        if (may_go(m, keep) && m != also && (oldest == NULL || m->used < oldest->used))
             oldest = m;
     }
+    if (oldest == NULL && coming != NULL && r->behind.to_memory && coming != keep && coming != also)
+        oldest = coming;
     if (oldest == NULL)
         return 0;
     residency_unload(r, oldest);
     return 1;
 }
 
-int residency_load(struct residency *r, struct model *m, const struct model *keep, uint64_t *bytes,
-                   uint64_t *us, struct error *err)
+/* Evict until m fits, if that can be. */
+static int make_room(struct residency *r, struct model *m, const struct model *keep,
+                     struct error *err)
 {
-    int64_t start;
     uint64_t room = arena_held(r->arena, ARENA_FREE), size = arena_handle_bytes(r->arena);
 
-    *bytes = *us = 0;
-    m->used = ++r->stamp;
-    if (m->resident)
-        return 0;
     for (uint32_t i = 0; i < r->count; i++)
-        if (r->models[i]->resident && r->models[i] != keep)
+        if (may_go(r->models[i], keep) || (r->behind.m == r->models[i] && r->behind.to_memory))
             room += r->models[i]->handle_count;
     if (r->spare != NULL && arena_held(r->arena, ARENA_FREE) < m->handle_count)
         room += r->spare(r->context);
@@ -65,25 +240,81 @@ int residency_load(struct residency *r, struct model *m, const struct model *kee
     while (arena_held(r->arena, ARENA_FREE) < m->handle_count)
         if (!residency_evict(r, m, keep))
             return error_set(err, STATUS_INTERNAL, "model %s: the arena's count is wrong", m->name);
+    return 0;
+}
+
+/* --- loading ---------------------------------------------------------------------------------- */
+
+static int load_gpu(struct residency *r, struct model *m, uint64_t *us, struct error *err)
+{
+    struct event_residency ev = {.kind = EVENT_RESIDENCY, .model = m->id, .resident = 1};
+    int had = m->master != NULL;
+    int64_t start;
+
     /* The first time takes as long as the files do, and is not a switch's own. */
     if (host_tier_hold(&r->host, r, m, err) != 0)
         return -1;
     start = clock_monotonic_us();
     if (model_load(m, &r->staging, err) != 0)
         return -1;
-    *bytes = m->weight_bytes;
-    *us = (uint64_t)(clock_monotonic_us() - start);
-    if (r->notify != NULL)
-        r->notify(r->context, m, 1, *bytes, *us);
+    ev.bytes = m->weight_bytes;
+    ev.us = *us = (uint64_t)(clock_monotonic_us() - start);
+    ev.file_bytes = had ? 0 : m->weight_bytes;
+    tell(r, &ev);
     return 0;
 }
 
-void residency_clear(struct residency *r)
+static int load_cpu(struct residency *r, struct model *m, uint64_t *us, struct error *err)
 {
-    for (uint32_t i = 0; i < r->count; i++) {
-        model_unload(r->models[i]);
-        host_tier_drop(&r->host, r->models[i]);
-        model_close(r->models[i]);
+    if (model_take(m, err) != 0)
+        return -1;
+    loader_begin(&r->now, m, 1, 0);
+    if (finish(r, &r->now, err) != 0)
+        return -1;
+    *us = r->now.us;
+    return 0;
+}
+
+int residency_load(struct residency *r, struct model *m, const struct model *keep, uint64_t *bytes,
+                   uint64_t *us, struct error *err)
+{
+    int rv;
+
+    *bytes = *us = 0;
+    m->used = ++r->stamp;
+    if (m->resident)
+        return 0;
+    residency_settle(r, m); /* it is on its way, or its master copy is */
+    if (m->resident)
+        return 0;
+    if (make_room(r, m, keep, err) != 0)
+        return -1;
+    rv = loads_on_cpu(r) ? load_cpu(r, m, us, err) : load_gpu(r, m, us, err);
+    if (rv == 0)
+        *bytes = m->weight_bytes;
+    return rv;
+}
+
+/* --- behind the steps ------------------------------------------------------------------------- */
+
+int residency_prefetch(struct residency *r, struct model *m, const struct order_prefetch *o,
+                       const struct model *running, struct error *err)
+{
+    if (!loads_on_cpu(r))
+        return error_set(err, STATUS_UNSUPPORTED, "model %s: a GPU loads nothing behind its steps",
+                         m->name);
+    if (r->behind.m != NULL)
+        return error_set(err, STATUS_EXHAUSTED, "model %s: another one is on its way", m->name);
+    for (uint32_t i = 0; i < o->evict_count; i++) {
+        struct model *out = residency_find(r, o->evict[i]);
+        if (out != NULL && out != m && out != running && !out->pinned)
+            residency_unload(r, out);
     }
-    r->count = 0;
+    m->used = ++r->stamp;
+    if (r->reclaim != NULL)
+        r->reclaim(r->context, m->handle_count);
+    if (model_take(m, err) != 0)
+        return -1;
+    loader_begin(&r->behind, m, 1, 1);
+    return 0;
 }

@@ -1,14 +1,19 @@
 /*
  * residency.h - which models' weights are in the arena
  *
- * Several stay while they fit.  Who must go is the least recently used one that does not run.  The
- * KV of sequences is never taken for weights: that is the daemon's decision, by closing or spilling
- * them.  What KV nobody uses goes before any weights do.
+ * Several stay while they fit.  Who must go is the least recently used one that neither runs nor is
+ * pinned.  The KV of sequences is never taken for weights: that is the daemon's decision, by
+ * closing or spilling them.  What KV nobody uses goes before any weights do.
+ *
+ * On a CPU two loaders bring weights in: one for the turn that waits for them, one behind the steps
+ * (prefetch, preparing of master copies).  A model that is on its way in is not resident yet, but
+ * holds its handles.  On a GPU loads are the engine's own thread's.
  */
 #ifndef MP_ENGINE_RESIDENCY_H
 #define MP_ENGINE_RESIDENCY_H
 
 #include "engine/host_tier.h"
+#include "engine/loader.h"
 #include "engine/weights.h"
 
 #define RESIDENCY_MODELS_MAX 256u
@@ -17,11 +22,15 @@ struct residency {
     struct arena *arena;
     struct staging staging;
     struct host_tier host;
+    struct loader now, behind; /* of a CPU */
+    int64_t told_us;           /* when progress was told last */
+    int channel;               /* descriptor; its end calls a load off.  0: there is none */
     struct model *models[RESIDENCY_MODELS_MAX];
     uint32_t count;
     uint64_t stamp;
-    /* Told of each arrival and departure: weights' bytes, and microseconds of the copy. */
-    void (*notify)(void *context, const struct model *m, int resident, uint64_t bytes, uint64_t us);
+    /* Told of each arrival and departure, and of what befalls master copies. */
+    void (*notify)(void *context, const struct event_residency *ev);
+    void (*master)(void *context, const struct event_master *ev);
     /* Handles that KV could give without loss; and let it give until so many are free, if it can.
      * NULL: there is no KV. */
     uint32_t (*spare)(void *context);
@@ -29,19 +38,36 @@ struct residency {
     void *context;
 };
 
+/* The loaders of a CPU; a GPU needs none. */
+int residency_open(struct residency *r, struct arena *a, struct error *err);
+/* Unload and close all. */
+void residency_close(struct residency *r);
+
 struct model *residency_find(const struct residency *r, uint32_t id);
 
 /*
  * Make m resident, evicting others than `keep` (NULL: any other).  *bytes and *us are what the copy
- * took, 0 if it was there.  EXHAUSTED, with nothing evicted, if it cannot fit beside the live KV.
+ * took, 0 if it was there.  EXHAUSTED, with nothing evicted, if it cannot fit beside the live KV. A
+ * model that is on its way in is waited for.
  */
 int residency_load(struct residency *r, struct model *m, const struct model *keep, uint64_t *bytes,
                    uint64_t *us, struct error *err);
+/* Calls a load behind the steps off, too. */
 void residency_unload(struct residency *r, struct model *m);
-/* Evict the least recently used model that is neither of the two (NULL: no such exception).  0 if
- * there is none. */
+/* Evict the least recently used model that is neither of the two (NULL: no such exception); a load
+ * behind the steps is called off if nobody else is there.  0 if there is none. */
 int residency_evict(struct residency *r, const struct model *keep, const struct model *also);
-/* Unload and close all. */
-void residency_clear(struct residency *r);
+
+/* Begin to make m resident behind the steps, once the models of the order, but `running`, have
+ * gone.  -1: it cannot be, now. */
+int residency_prefetch(struct residency *r, struct model *m, const struct order_prefetch *o,
+                       const struct model *running, struct error *err);
+/* Is something on its way behind the steps?  Its descriptor is readable when it is done; -1. */
+int residency_busy(const struct residency *r);
+/* Book what has arrived, tell progress, and begin with a master copy that is to be prepared;
+ * between steps. */
+void residency_poll(struct residency *r);
+/* Wait for what is behind the steps if it uses this model. */
+void residency_settle(struct residency *r, const struct model *m);
 
 #endif

@@ -261,6 +261,7 @@ void turn_advance(struct engine *e)
     enum turn_end reason;
     uint64_t bytes, us;
 
+    residency_poll(&e->residency);
     if (m == NULL) {
         end(e, TURN_FAULT, "the engine has no such model");
         return;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/checksum.h"
 #include "engine/pages.h"
 #include "engine/weights_copy.h"
 
@@ -443,19 +444,35 @@ static struct source *open_source(const struct channel_files *files,
     return source;
 }
 
-/* Keep duplicates of the files that weights, and their scales, are read from. */
-static int keep_files(struct model *m, const struct channel_files *files, struct error *err)
+/* Keep duplicates of the files with weights. */
+static int keep_files(struct model *m, const struct channel_files *files,
+                      const struct order_model *order, struct error *err)
 {
-    for (uint32_t i = 0; i < 2 * m->copy_count; i++) {
-        const struct tensor_copy *c = &m->copies[i / 2];
-        uint32_t file = i % 2 != 0 && c->f8.cols != 0 ? c->f8.file : c->file;
-        if (m->fds[file] >= 0)
+    for (uint32_t i = 0; i < files->count; i++) {
+        if (order->kinds[i] != SOURCE_GGUF && order->kinds[i] != SOURCE_WEIGHTS)
             continue;
-        m->fds[file] = fcntl(files->fds[file], F_DUPFD_CLOEXEC, 3);
-        if (m->fds[file] < 0)
+        m->fds[i] = fcntl(files->fds[i], F_DUPFD_CLOEXEC, 3);
+        if (m->fds[i] < 0)
             return error_errno(err, "cannot keep a file of model %s", m->name);
     }
     return 0;
+}
+
+/* What a master copy's bytes depend on besides the files'. */
+static uint64_t layout_digest(const struct model *m)
+{
+    uint64_t sum = checksum64(&m->range_bytes, sizeof(m->range_bytes), m->copy_count);
+
+    for (uint32_t i = 0; i < m->copy_count; i++) {
+        const struct tensor_copy *c = &m->copies[i];
+        uint32_t add;
+        memcpy(&add, &c->add, sizeof(add));
+        const uint64_t what[] = {c->file, c->type, c->convert != 0, add, c->from, c->to, c->bytes};
+        sum = checksum64(what, sizeof(what), sum);
+        if (c->f8.cols != 0)
+            sum = checksum64(&c->f8, sizeof(c->f8), sum); /* it has no padding */
+    }
+    return sum;
 }
 
 struct model *model_open(const struct channel_files *files, const struct order_model *order,
@@ -486,9 +503,11 @@ struct model *model_open(const struct channel_files *files, const struct order_m
         goto nomem;
     m->range =
         device_reserve(arena_device(arena), m->handle_count * arena_handle_bytes(arena), err);
-    if (m->range == NULL || keep_files(m, files, err) != 0)
+    if (m->range == NULL || keep_files(m, files, order, err) != 0)
         goto fail;
     model_rebase(m);
+    m->layout = layout_digest(m);
+    m->pinned = (order->flags & MODEL_PINNED) != 0;
     source_close(source);
     return m;
 nomem:
@@ -508,6 +527,7 @@ void model_close(struct model *m)
     if (m->range != NULL)
         device_release(arena_device(m->arena), m->range,
                        m->handle_count * arena_handle_bytes(m->arena));
+    master_drop(&m->copy);
     for (uint32_t i = 0; i < m->fd_count; i++)
         if (m->fds[i] >= 0)
             close(m->fds[i]);

@@ -13,6 +13,7 @@
 #include "common/order.h"
 #include "engine/arena.h"
 #include "engine/channel.h"
+#include "engine/master.h"
 #include "kernels/kernels.h"
 #include "model/arch.h"
 
@@ -51,7 +52,7 @@ struct tensor_copy; /* where in which file, where in the range */
 struct model {
     uint32_t id; /* the daemon's number */
     char name[64];
-    int fds[ORDER_FILES_MAX]; /* of the files that weights are read from; -1: not needed */
+    int fds[ORDER_FILES_MAX]; /* of the files with weights; -1: of another kind */
     uint32_t fd_count;
     struct arch arch;
     uint32_t max_context;
@@ -73,7 +74,10 @@ struct model {
     struct arena *arena;
     uint8_t *range;
     uint64_t range_bytes; /* of it that the layout uses */
-    uint8_t *master;      /* the same bytes in host memory (host_tier.h), or NULL */
+    uint64_t layout;      /* digest of which tensor lies where in it, as what type */
+    uint8_t *master;      /* on a GPU: the same bytes in host memory (host_tier.h), or NULL */
+    struct master copy;   /* on a CPU: the daemon's master copy, if it has lent one */
+    int pinned;           /* not to be evicted */
     uint32_t owner;       /* in the arena */
     uint32_t *handles;    /* room for handle_count; in use while resident */
     uint32_t handle_count;
@@ -117,9 +121,13 @@ int model_tune(const struct model *m, struct error *err);
 int staging_open(struct staging *s, struct device *d, struct error *err);
 void staging_close(struct staging *s);
 
-/* Take handles, map them and copy the weights in, from the master copy if there is one.  EXHAUSTED
- * if too few handles are free; CORRUPT or IO names the tensor that could not be read.  On failure
- * nothing is held. */
+/* Take handles; EXHAUSTED if too few are free.  And give them back, unmapped first. */
+int model_take(struct model *m, struct error *err);
+void model_give(struct model *m, int mapped);
+
+/* On a GPU: take handles, map them and copy the weights in, from the master copy if there is one.
+ * EXHAUSTED if too few handles are free; CORRUPT or IO names the tensor that could not be read.  On
+ * failure nothing is held.  (A CPU: loader.h.) */
 int model_load(struct model *m, struct staging *s, struct error *err);
 void model_unload(struct model *m);
 

@@ -47,5 +47,8 @@ int f8_spread(const struct model *m, const struct tensor_copy *c, uint8_t *to, u
 /* Read them, and that. */
 int f8_read(const struct model *m, const struct tensor_copy *c, uint8_t *to, uint64_t first,
             uint64_t count, struct error *err);
+/* Of one with `convert`: bytes in the file, and what becomes of them. */
+uint64_t copy_stored_bytes(const struct tensor_copy *c);
+void copy_convert(const struct tensor_copy *c, const unsigned char *stored, float *to);
 
 #endif

@@ -115,12 +115,28 @@ static uint8_t *staging_take(struct staging *s)
     return s->buffers + s->next++ * STAGING_BYTES;
 }
 
+static uint64_t stored_size(const struct tensor_copy *c)
+{
+    return c->type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+uint64_t copy_stored_bytes(const struct tensor_copy *c)
+{
+    return c->bytes / sizeof(float) * stored_size(c);
+}
+
+void copy_convert(const struct tensor_copy *c, const unsigned char *stored, float *to)
+{
+    for (uint64_t i = 0; i < c->bytes / sizeof(float); i++)
+        to[i] = stored_element(stored + i * stored_size(c), c->type) + c->add;
+}
+
 /* A vector that is stored in another form than kernels want it, into float32. */
 static int convert_vector(const struct model *m, const struct tensor_copy *c, float *to,
                           struct error *err)
 {
     unsigned char stored[4096];
-    uint64_t element = c->type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+    uint64_t element = stored_size(c);
     uint64_t count = c->bytes / sizeof(float), chunk = sizeof(stored) / element;
 
     for (uint64_t at = 0; at < count; at += chunk) {
@@ -176,11 +192,9 @@ static int stage_tensor(const struct model *m, const struct tensor_copy *c, stru
     return 0;
 }
 
-/* Into the range, the fastest way there is. */
+/* Into a GPU's range, the fastest way there is. */
 static int fill_range(const struct model *m, struct staging *s, struct error *err)
 {
-    if (s->buffers == NULL)
-        return model_read(m, m->range, err);
     if (m->master == NULL) {
         for (uint32_t i = 0; i < m->copy_count; i++)
             if (stage_tensor(m, &m->copies[i], s, err) != 0)
@@ -193,35 +207,46 @@ static int fill_range(const struct model *m, struct staging *s, struct error *er
     return device_check(s->device, err);
 }
 
-int model_load(struct model *m, struct staging *s, struct error *err)
+int model_take(struct model *m, struct error *err)
 {
     struct arena *a = m->arena;
 
+    if (arena_take(a, m->owner, m->handles, m->handle_count) == 0)
+        return 0;
+    return error_set(err, STATUS_EXHAUSTED,
+                     "model %s needs %" PRIu32 " handles and %" PRIu32 " are free", m->name,
+                     m->handle_count, arena_held(a, ARENA_FREE));
+}
+
+void model_give(struct model *m, int mapped)
+{
+    if (mapped)
+        device_unmap(arena_device(m->arena), m->range, m->handle_count);
+    for (uint32_t i = 0; i < m->handle_count; i++)
+        arena_give(m->arena, m->owner, m->handles[i]);
+}
+
+int model_load(struct model *m, struct staging *s, struct error *err)
+{
     s->next = 0; /* the last load has been waited for */
-    if (arena_take(a, m->owner, m->handles, m->handle_count) != 0)
-        return error_set(err, STATUS_EXHAUSTED,
-                         "model %s needs %" PRIu32 " handles and %" PRIu32 " are free", m->name,
-                         m->handle_count, arena_held(a, ARENA_FREE));
-    if (device_map(s->device, m->range, m->handles, m->handle_count, err) != 0)
-        goto give;
-    if (fill_range(m, s, err) != 0)
-        goto unmap;
+    if (model_take(m, err) != 0)
+        return -1;
+    if (device_map(s->device, m->range, m->handles, m->handle_count, err) != 0) {
+        model_give(m, 0);
+        return -1;
+    }
+    if (fill_range(m, s, err) != 0) {
+        model_give(m, 1);
+        return -1;
+    }
     m->resident = 1;
     return 0;
-unmap:
-    device_unmap(s->device, m->range, m->handle_count);
-give:
-    for (uint32_t i = 0; i < m->handle_count; i++)
-        arena_give(a, m->owner, m->handles[i]);
-    return -1;
 }
 
 void model_unload(struct model *m)
 {
     if (!m->resident)
         return;
-    device_unmap(arena_device(m->arena), m->range, m->handle_count);
-    for (uint32_t i = 0; i < m->handle_count; i++)
-        arena_give(m->arena, m->owner, m->handles[i]);
+    model_give(m, 1);
     m->resident = 0;
 }

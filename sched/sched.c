@@ -229,6 +229,14 @@ void sched_set_hosted(struct sched *s, uint32_t instance, uint32_t model, int ho
     slot_release(s, slot);
 }
 
+void sched_set_pinned(struct sched *s, uint32_t instance, uint32_t model, int pinned)
+{
+    struct sched_slot *slot = find_slot(s, instance, model);
+
+    if (slot != NULL)
+        slot->pinned = pinned;
+}
+
 /* --- decisions ------------------------------------------------------------------------------- */
 
 void sched_turn_ended(struct sched *s, int64_t now, uint32_t instance, uint32_t model,

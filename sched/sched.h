@@ -101,6 +101,8 @@ void sched_drop_model(struct sched *s, uint32_t instance, uint32_t model);
  * cost.load alone, and elsewhere cost.disk more. */
 void sched_set_hosted(struct sched *s, uint32_t instance, uint32_t model, int hosted);
 void sched_set_resident(struct sched *s, uint32_t instance, uint32_t model, int resident);
+/* It is not to be evicted for another one; of a model that the instance knows. */
+void sched_set_pinned(struct sched *s, uint32_t instance, uint32_t model, int pinned);
 
 /* --- tenants --------------------------------------------------------------------------------- */
 

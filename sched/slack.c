@@ -255,7 +255,7 @@ static struct sched_slot *victim(const struct sched *s, int64_t now,
         struct sched_slot *slot = in->slots[i];
         struct urgency own = {.due = SCHED_FAR};
 
-        if (slot->resident != SCHED_RESIDENT || is_chosen(load, slot->model))
+        if (slot->resident != SCHED_RESIDENT || slot->pinned || is_chosen(load, slot->model))
             continue;
         if (slot->running > 0) {
             own = urgency(s, now, slot);

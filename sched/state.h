@@ -41,6 +41,7 @@ struct sched_slot { /* a model on an instance */
     int hosted; /* in the host tier of the instance's node */
     enum sched_residency resident;
     int unused; /* loaded behind a turn, and has had no turn since */
+    int pinned; /* never to be evicted */
     uint64_t weight_bytes, kv_token_bytes;
     struct cost cost; /* decode 0: its model's */
     uint32_t running; /* sequences that may get turns */

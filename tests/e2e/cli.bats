@@ -71,7 +71,7 @@ EOT
         run -2 mp $command --frobnicate
         assert_has "--frobnicate"
     done
-    run -2 mp list --cache
+    run -2 mp list --caches=all
 }
 
 @test "a short soak: memory stays, every page comes back" {

@@ -106,6 +106,38 @@ static void what_may_change_while_it_runs(void **state)
     config_destroy(c);
 }
 
+/* Master copies: only those who ask have them where there is no GPU. */
+static void host_cache(void **state)
+{
+    const struct {
+        const char *lines;
+        int none;
+        enum config_pin pin;
+    } cases[] = {
+        {"", 1, PIN_NONE},
+        {"Instance=g Device=cuda Memory=1G\n", 0, PIN_NONE},
+        {"Instance=g Device=cuda Memory=1G Nodes=other\n", 1, PIN_NONE},
+        {"HostCache=1G\nModel=b Path=/b Pin=Host\n", 0, PIN_HOST},
+        {"HostCache=0\nModel=b Path=/b Pin=gpu\n", 1, PIN_GPU},
+        {"Instance=g Device=cuda Memory=1G\nHostCache=0\n", 1, PIN_NONE},
+    };
+    char text[512];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error err = {0};
+
+        snprintf(text, sizeof text, GOOD "%s", cases[i].lines);
+        struct config *c = config_read(put("modelpool.conf", text), "here", &err);
+        if (!c)
+            fail_msg("%s", err.text);
+        assert_int_equal(c->host_cache == 0, cases[i].none);
+        assert_int_equal(c->models[c->model_count - 1].pin, cases[i].pin);
+        assert_null(c->host_cache_dir);
+        config_destroy(c);
+    }
+}
+
 static void what_is_wrong_is_named(void **state)
 {
     (void)state;
@@ -129,6 +161,11 @@ static void what_is_wrong_is_named(void **state)
         {GOOD "Instance=g Device=cpu Memory=99999999999G\n", "is no size"},
         {GOOD "Instance=g Device=cpu Memory=1G Memory=2G\n", "stands twice on the line"},
         {GOOD "Instance=g Device=cpu Memory=1G Precision=half\n", "neither exact nor fast"},
+        {GOOD "Model=b Path=/x Pin=disk\n", "Pin: \"disk\" is neither host nor gpu"},
+        {GOOD "Model=b Path=/x Pin=host\n", "Model=b: Pin=host needs HostCache="},
+        {GOOD "Model=b Path=/x Pin=host\nInstance=g Device=cuda Memory=1G\n",
+         "Model=b: Pin=host is for nodes without Device=cuda"},
+        {GOOD "HostCacheDir=shm\n", "must be an absolute path"},
         {GOOD "Slo=x TTFT=1\n", "TBT= is missing"},
         {GOOD "Slo=x TTFT=nan TBT=1\n", "is no time"},
         {GOOD "Slo=x TTFT=0 TBT=1\n", "above zero"},
@@ -201,6 +238,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_whole_file),
+        cmocka_unit_test(host_cache),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(what_may_change_while_it_runs),
         cmocka_unit_test(values),

@@ -382,11 +382,66 @@ static void list_has_a_row_per_model(void **state)
     assert_string_equal(wire_get(&w, "state"), "resident");
     receive(fd, &w);
     assert_string_equal(wire_get(&w, "model"), "beta");
-    assert_string_equal(wire_get(&w, "tier"), "disk");
+    assert_string_equal(wire_get(&w, "tier"), "host");
     assert_string_equal(wire_get(&w, "state"), "ready");
+    assert_null(wire_get(&w, "percent"));
     receive(fd, &w);
+    assert_string_equal(wire_get(&w, "tier"), "disk");
     assert_string_equal(wire_get(&w, "state"), "unusable");
     assert_string_equal(wire_get(&w, "text"), "needs more memory");
+    receive(fd, &w);
+    assert_string_equal(wire_type(&w), "end");
+    close(fd);
+}
+
+static void list_tells_how_far_preparing_is(void **state)
+{
+    struct wire w;
+
+    (void)state;
+    rig->preparing = 1;
+    int fd = connect_hello();
+    wire_start(&w, "list");
+    talk(fd, &w);
+    assert_null(wire_get(&w, "percent"));
+    receive(fd, &w);
+    assert_string_equal(wire_get(&w, "model"), "beta");
+    assert_string_equal(wire_get(&w, "state"), "preparing");
+    assert_string_equal(wire_get(&w, "percent"), "42");
+    assert_string_equal(wire_get(&w, "tier"), "disk");
+    close(fd);
+}
+
+/* Each place of each model, and what an earlier configuration has left. */
+static void list_of_caches(void **state)
+{
+    static const char *const rows[][3] = {
+        {"alpha", "disk", ""}, {"alpha", "memory", "cpu"},
+        {"beta", "disk", ""},  {"beta", "host", "/shm/pool/new-1"},
+        {"gamma", "disk", ""}, {"former", "host", "/shm/pool/0123"}};
+    struct wire w;
+
+    (void)state;
+    rig->preparing = 1;
+    int fd = connect_hello();
+    wire_start(&w, "list");
+    wire_put(&w, "cache", "1");
+    talk(fd, &w);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        if (i > 0)
+            receive(fd, &w);
+        assert_string_equal(wire_type(&w), "row");
+        assert_string_equal(wire_get(&w, "model"), rows[i][0]);
+        assert_string_equal(wire_get(&w, "tier"), rows[i][1]);
+        if (*rows[i][2])
+            assert_string_equal(wire_get(&w, "place"), rows[i][2]);
+        if (i == 3) {
+            assert_string_equal(wire_get(&w, "state"), "preparing");
+            assert_string_equal(wire_get(&w, "percent"), "42");
+            assert_string_equal(wire_get(&w, "pinned"), "host");
+            assert_string_equal(wire_get(&w, "used"), "7");
+        }
+    }
     receive(fd, &w);
     assert_string_equal(wire_type(&w), "end");
     close(fd);
@@ -672,6 +727,8 @@ int main(void)
         TEST(local_users_can_be_kept_out),
         TEST(wrong_numbers_are_refused),
         TEST(list_has_a_row_per_model),
+        TEST(list_tells_how_far_preparing_is),
+        TEST(list_of_caches),
         TEST(status_shows_leases_to_their_owner),
         TEST(orders_are_answered_when_done),
         TEST(orders_are_for_root),

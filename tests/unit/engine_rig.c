@@ -165,6 +165,14 @@ static void take_rows(struct rig *r, const struct event_step *event, ssize_t len
     }
 }
 
+static void take_master(struct rig *r, const struct event_master *event)
+{
+    assert_true(event->state < 4);
+    r->masters[event->state]++;
+    if (event->state != MASTER_PROGRESS)
+        r->master = *event;
+}
+
 void rig_events(struct rig *r)
 {
     _Alignas(8) static unsigned char buffer[ORDER_BYTES_MAX];
@@ -182,7 +190,11 @@ void rig_events(struct rig *r)
         case EVENT_MODEL:
             memcpy(&r->model, buffer, sizeof(r->model));
             break;
+        case EVENT_MASTER:
+            take_master(r, (const void *)buffer);
+            break;
         case EVENT_RESIDENCY:
+            r->residency = *residency;
             if (residency->resident)
                 r->came++;
             else
@@ -225,7 +237,8 @@ void rig_order(struct rig *r, const void *order, int fd)
 
 void rig_model(struct rig *r, uint32_t id, const char *path, uint32_t max_context)
 {
-    struct order_model order = {.kind = ORDER_MODEL, .model = id, .max_context = max_context};
+    struct order_model order = {
+        .kind = ORDER_MODEL, .model = id, .max_context = max_context, .flags = r->flags};
     struct channel_files files = {0};
     struct source_files opened;
     struct error err = {0};

@@ -33,6 +33,10 @@ struct rig {
     uint32_t spilled, fetched; /* how often it was so */
     uint32_t sharing;          /* of the sequences that are opened; 0 */
     uint64_t swap_piece;       /* bytes moved between steps; 0: as the engine does */
+    struct event_residency residency;
+    struct event_master master; /* but for progress */
+    uint32_t masters[4];        /* of each enum master_state */
+    uint32_t flags;             /* of the next models */
     uint32_t came, went, turns_ended, steps, widest_batch;
     uint64_t turn;
     /* What sequences are opened with from now on, and who hears of their log probabilities. */

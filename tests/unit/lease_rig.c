@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "common/clock.h"
+#include "daemon/tier.h"
 
 struct rig *rig;
 
@@ -49,8 +50,20 @@ int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error 
 {
     (void)p;
     (void)err;
-    out->instances = 1;
-    out->models = RIG_MODELS;
+    *out = (struct policy_snapshot){
+        .instances = 1, .models = RIG_MODELS, .caches = 2, .cache_place = "/shm/pool"};
+    out->cache = calloc(out->caches, sizeof(*out->cache));
+    assert_non_null(out->cache);
+    out->cache[0] =
+        (struct policy_cache_status){.model = "beta",
+                                     .name = "new-1",
+                                     .state = rig->preparing ? TIER_FILLING : TIER_COMPLETE,
+                                     .percent = 42,
+                                     .pinned = 1,
+                                     .bytes = 4096,
+                                     .used_us = 7000000};
+    out->cache[1] = (struct policy_cache_status){
+        .model = "former", .name = "0123", .state = TIER_COMPLETE, .bytes = 8192};
     out->instance = calloc(1, sizeof(*out->instance));
     out->model = calloc(RIG_MODELS, sizeof(*out->model));
     assert_true(out->instance && out->model);
@@ -61,6 +74,9 @@ int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error 
         out->model[i].known = rig->known[i];
         out->model[i].ok = rig->ok[i];
         out->model[i].resident = i == ALPHA;
+        out->model[i].preparing = i == BETA && rig->preparing;
+        out->model[i].percent = 42;
+        out->model[i].in_host = i == BETA && !rig->preparing;
         if (!rig->ok[i])
             snprintf(out->model[i].text, sizeof(out->model[i].text), "needs more memory");
     }
@@ -71,6 +87,7 @@ void policy_snapshot_free(struct policy_snapshot *s)
 {
     free(s->instance);
     free(s->model);
+    free(s->cache);
 }
 
 void policy_command(struct policy *p, enum policy_command command, uint32_t target, uint64_t tag)

@@ -23,6 +23,7 @@ struct rig {
     /* what policy says */
     char instance_state[16];
     int known[RIG_MODELS], ok[RIG_MODELS];
+    int preparing; /* BETA's master copy */
 
     /* what was called */
     int grants_ended;

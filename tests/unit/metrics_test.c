@@ -50,7 +50,7 @@ static void test_counts(void **state)
                                         .switch_us = 1500000};
     struct policy_model_status on[2] = {{.resident = 1, .kv_pages_used = 1, .kv_pages_total = 4},
                                         {.resident = 0}};
-    struct policy_snapshot s = {1, 2, &in, on};
+    struct policy_snapshot s = {.instances = 1, .models = 2, .instance = &in, .model = on};
 
     (void)state;
     metrics_prompt(m, 0, 10);

@@ -84,7 +84,7 @@ void bench_start(struct bench *b)
 {
     struct error err;
 
-    b->policy = policy_create_limited(&b->config, &b->limits, b->sink, &err);
+    b->policy = policy_create_limited(&b->config, NULL, &b->limits, b->sink, &err);
     assert_non_null(b->policy);
 }
 

@@ -111,7 +111,7 @@ static void start(struct bench *b, uint64_t memory)
 
     memset(b->outcomes, 0, sizeof b->outcomes);
     b->instance.memory_bytes = memory;
-    b->policy = policy_create(&b->config, b->sink, &err);
+    b->policy = policy_create(&b->config, NULL, b->sink, &err);
     assert_non_null(b->policy);
 }
 

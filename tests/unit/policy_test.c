@@ -444,7 +444,7 @@ static void a_bad_scheduler_is_refused(void **state)
     struct error err;
 
     b->config.scheduler = name;
-    assert_null(policy_create(&b->config, b->sink, &err));
+    assert_null(policy_create(&b->config, NULL, b->sink, &err));
     assert_int_equal(err.status, STATUS_INVALID);
     assert_non_null(strstr(err.text, "rr"));
 }
