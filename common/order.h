@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define ORDER_VERSION    2
+#define ORDER_VERSION    3
 #define ORDER_FD         3
 #define ORDER_BYTES_MAX  65536u /* of any datagram */
 #define ORDER_TOKENS_MAX 8192u  /* in one ORDER_SEQ_TOKENS */
@@ -93,7 +93,7 @@ struct order_seq {
     uint32_t tokens;     /* how many follow: prompt and what was generated before */
     uint32_t generated;  /* the last `generated` of these are output */
     uint32_t max_tokens; /* of output in all: it ends with FINISH_LENGTH there */
-    uint32_t reserved;
+    uint32_t urgent;     /* it has an SLO: where a step is full, it goes before those without */
     struct order_sampling sampling;
 };
 
@@ -106,13 +106,19 @@ struct order_tokens {
     uint32_t tokens[];
 };
 
+/* Which of a model's sequences a turn runs.  One prefills until it has a token of output, and also
+ * one that is given anew with some decodes. */
+enum order_phases { ORDER_PREFILL = 1, ORDER_DECODE = 2, ORDER_PHASES = 3 };
+
 struct order_turn {
     uint32_t kind;
     uint32_t model;
     uint64_t turn;
     uint64_t quota_us;    /* of steps, the switch before them not counted; 0: none */
     uint32_t quota_steps; /* 0: none */
-    uint32_t reserved;
+    uint32_t phases;      /* enum order_phases, 0: all; ORDER_PREFILL alone: until they are done */
+    uint32_t fresh_max;   /* at most so many prompts, the oldest ones; 0: all */
+    uint32_t chunk;       /* prompt tokens in a step beside rows that decode; 0: what fits */
 };
 
 struct event_ready {

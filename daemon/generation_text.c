@@ -11,6 +11,10 @@ void generation_set_state(struct generation *g, enum generation_state state)
         g->all->held--;
     if (state == HELD)
         g->all->held++;
+    if (g->state == ASKING)
+        g->all->asking--;
+    if (state == ASKING)
+        g->all->asking++;
     g->state = state;
 }
 
@@ -107,7 +111,7 @@ int generation_take_token(struct generation *g, const struct event_row *row, str
     const char *out;
     size_t out_len;
 
-    if (leases_charge(g->all->f->leases, g->grant, 1, NULL)) { /* other requests used it up */
+    if (generation_charge(g, 1, NULL)) { /* other requests used it up */
         policy_stop(g->all->f->policy, g->seq);
         generation_finish(g, "length");
         return generation_keep_rest(g, err);
