@@ -1,4 +1,4 @@
-/* status.c - modelpool status: the daemon, its instances, models and leases */
+/* status.c - modelpool status: the daemon, its instances, models, work, tenants and leases */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,9 +9,9 @@
 
 #define USAGE "modelpool status [-p|-P|--json] [-n]"
 
-enum { INSTANCES, MODELS, LEASES, KINDS };
+enum { INSTANCES, MODELS, WORK, COSTS, TENANTS, LEASES, WAITS, KINDS };
 
-#define COLUMNS_MAX 12
+#define COLUMNS_MAX 13
 
 /* A table of the answer: rows of one type, each column a key. */
 struct listing {
@@ -24,11 +24,12 @@ struct listing {
 static const struct listing listings[KINDS] = {
     {"instance",
      "instances",
-     {"instance", "state", "model", "memory", "turns", "switches", "steps", "tokens", "preemptions",
-      "restarts", "pid", "device"},
+     {"instance", "state", "model", "next", "memory", "turns", "switches", "steps", "tokens",
+      "preemptions", "restarts", "promised", "device"},
      {{"INSTANCE", 0, 1},
       {"STATE", 0, 1},
       {"RUNNING", 0, 1},
+      {"NEXT", 0, 1},
       {"MEMORY", 0, 0},
       {"TURNS", 0, 0},
       {"SWITCHES", 0, 0},
@@ -36,9 +37,9 @@ static const struct listing listings[KINDS] = {
       {"TOKENS", 0, 0},
       {"PREEMPTED", 0, 0},
       {"RESTARTS", 0, 0},
-      {"PID", 0, 0},
+      {"PROMISED", 0, 0},
       {"DEVICE", -1, 1}},
-     12},
+     13},
     {"model",
      "models",
      {"model", "instance", "state", "weight_bytes", "context", "running", "waiting",
@@ -56,6 +57,47 @@ static const struct listing listings[KINDS] = {
       {"TOKENS", 0, 0},
       {"TEXT", -1, 1}},
      12},
+    {"work",
+     "work",
+     {"instance", "model", "turn", "running", "waiting", "wait", "slack", "need"},
+     {{"WORK", 0, 1},
+      {"MODEL", 0, 1},
+      {"TURN", 0, 1},
+      {"RUNNING", 0, 0},
+      {"WAITING", 0, 0},
+      {"WAIT", 0, 0},
+      {"SLACK", 0, 0},
+      {"NEED", 0, 0}},
+     8},
+    {"cost",
+     "costs",
+     {"model", "instance", "step", "row", "prompt_token", "load", "steps", "prefills", "loads",
+      "step_error", "prefill_error", "load_error"},
+     {{"COST", 0, 1},
+      {"INSTANCE", 0, 1},
+      {"STEP", 0, 0},
+      {"ROW", 0, 0},
+      {"PROMPTTOKEN", 0, 0},
+      {"LOAD", 0, 0},
+      {"STEPS", 0, 0},
+      {"PROMPTS", 0, 0},
+      {"LOADS", 0, 0},
+      {"STEPERR", 0, 0},
+      {"PROMPTERR", 0, 0},
+      {"LOADERR", 0, 0}},
+     12},
+    {"tenant",
+     "tenants",
+     {"account", "share", "gpu_seconds", "requests", "max_requests", "tokens_today",
+      "tokens_per_day"},
+     {{"TENANT", 0, 1},
+      {"SHARE", 0, 0},
+      {"GPUTIME", 0, 0},
+      {"REQUESTS", 0, 0},
+      {"MAX", 0, 0},
+      {"TODAY", 0, 0},
+      {"PERDAY", 0, 0}},
+     7},
     {"lease",
      "leases",
      {"job", "uid", "account", "state", "models", "slo", "grants", "requests", "used", "budget",
@@ -72,7 +114,58 @@ static const struct listing listings[KINDS] = {
       {"BUDGET", 0, 0},
       {"LEASE", 0, 0}},
      11},
+    {"wait",
+     "waits",
+     {"model", "job", "uid", "account", "slo", "wait", "text"},
+     {{"WAITS", 0, 1},
+      {"JOB", 0, 0},
+      {"UID", 0, 0},
+      {"ACCOUNT", 0, 1},
+      {"SLO", 0, 1},
+      {"WAIT", 0, 0},
+      {"WHY", -1, 1}},
+     7},
 };
+
+/* Keys whose values are read as something else than they are sent. */
+enum reading { BYTES, SECONDS, PERCENT, LIMIT };
+
+static const struct {
+    const char *key;
+    enum reading as;
+} readings[] = {
+    {"memory", BYTES},          {"weight_bytes", BYTES}, {"step", SECONDS},
+    {"row", SECONDS},           {"load", SECONDS},       {"prompt_token", SECONDS},
+    {"wait", SECONDS},          {"slack", SECONDS},      {"gpu_seconds", SECONDS},
+    {"promised", PERCENT},      {"need", PERCENT},       {"step_error", PERCENT},
+    {"prefill_error", PERCENT}, {"load_error", PERCENT}, {"max_requests", LIMIT},
+    {"tokens_per_day", LIMIT},
+};
+
+static const char *read_as(enum reading as, const char *value, char *buf, size_t room)
+{
+    double number = strtod(value, NULL), size = number < 0 ? -number : number;
+
+    switch (as) {
+    case BYTES:
+        table_bytes(buf, room, strtoull(value, NULL, 10));
+        break;
+    case SECONDS:
+        if (size >= 0.1 || size < 1e-12)
+            snprintf(buf, room, "%.1fs", number);
+        else if (size >= 1e-4)
+            snprintf(buf, room, "%.1fms", number * 1e3);
+        else
+            snprintf(buf, room, "%.1fus", number * 1e6);
+        break;
+    case PERCENT:
+        snprintf(buf, room, "%.0f%%", number * 100);
+        break;
+    case LIMIT:
+        return strcmp(value, "0") == 0 ? "none" : value;
+    }
+    return buf;
+}
 
 /* A cell as people read it; parsable output has the value as it came. */
 static const char *cell(const struct wire *w, const char *key, int parsable, char *buf, size_t room)
@@ -81,14 +174,15 @@ static const char *cell(const struct wire *w, const char *key, int parsable, cha
 
     if (!value || parsable)
         return value;
-    if (strcmp(key, "memory") == 0 || strcmp(key, "weight_bytes") == 0) {
-        table_bytes(buf, room, strtoull(value, NULL, 10));
-        return buf;
-    }
+    for (size_t i = 0; *value && i < sizeof(readings) / sizeof(*readings); i++)
+        if (strcmp(key, readings[i].key) == 0)
+            return read_as(readings[i].as, value, buf, room);
     if (strcmp(key, "budget") == 0 && strcmp(value, "-1") == 0)
         return "none";
     if (strcmp(key, "job") == 0 && strcmp(value, "0") == 0)
         return "local";
+    if (strcmp(key, "account") == 0 && !*value)
+        return "(unknown)";
     return *value ? value : "-";
 }
 
@@ -113,6 +207,10 @@ static void print_daemon(const struct wire *w)
     printf("%s requests running, %s held; %s leases, %s grants; %s\n", wire_get(w, "running"),
            wire_get(w, "held"), wire_get(w, "leases"), wire_get(w, "grants"),
            wire_get(w, "base_url"));
+    if (wire_get(w, "scheduler")) /* a daemon of 0.1 does not say */
+        printf("scheduler %s%s; admission: %s\n", wire_get(w, "scheduler"),
+               strcmp(wire_get(w, "scheduler"), "aegaeon") == 0 ? " (unified)" : "",
+               wire_get(w, "admission"));
 }
 
 /* Everything of the answer. */
@@ -166,7 +264,7 @@ static void print_all(struct answer *a)
 
 static int receive(int fd, const struct table_format *format)
 {
-    /* Parsable rows of three kinds would mix if they were not held back: all are printed at the
+    /* Parsable rows of several kinds would mix if they were not held back: all are printed at the
      * end. */
     struct answer a = {.format = format, .all = json_object()};
     struct wire w;
@@ -200,7 +298,9 @@ int cmd_status(const struct cli *cli, int argc, char **argv)
 
     while ((c = getopt_long(argc, argv, "h" TABLE_SHORT, options, NULL)) != -1) {
         if (c == 'h')
-            return cli_help(USAGE, "Leases: root sees all, others their own.\n" TABLE_HELP);
+            return cli_help(
+                USAGE,
+                "Leases, tenants, waiting requests: root sees all, others their own.\n" TABLE_HELP);
         if (!table_option(&format, c, optarg))
             return cli_usage(USAGE, NULL);
     }

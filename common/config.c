@@ -26,7 +26,9 @@
 #define THREADS_MAX        1024
 #define CONTEXT_MAX        (1u << 24)
 #define HOST_CACHE_DEFAULT UINT64_MAX /* until all lines are read */
-#define ITEMS_MAX          1024       /* models, instances or SLOs in one file */
+#define ITEMS_MAX          1024       /* models, instances, SLOs or tenants in one file */
+#define REQUESTS_MAX       1000000
+#define SHARE_MAX          1e6 /* sched's */
 
 /* --- setting one value: each takes the text and the field's address ------------------------------
  */
@@ -123,6 +125,42 @@ static int set_yes(const char *text, void *field, struct error *err)
     return 0;
 }
 
+/* A number of tokens; K, M and G are thousands here, and not 1024. */
+static int set_tokens(const char *text, void *field, struct error *err)
+{
+    size_t digits = strspn(text, "0123456789");
+    uint64_t n = digits <= 15 ? strtoull(text, NULL, 10) : 0, factor = 0;
+
+    if (strcmp(text + digits, "") == 0)
+        factor = 1;
+    else if (strcasecmp(text + digits, "K") == 0)
+        factor = 1000;
+    else if (strcasecmp(text + digits, "M") == 0)
+        factor = 1000000;
+    else if (strcasecmp(text + digits, "G") == 0)
+        factor = 1000000000;
+    if (digits == 0 || n == 0 || factor == 0 || n > INT64_MAX / factor)
+        return error_set(err, STATUS_INVALID,
+                         "\"%s\" is no number of tokens above zero, as 500K or 20M", text);
+    *(uint64_t *)field = n * factor;
+    return 0;
+}
+
+static int set_requests(const char *text, void *field, struct error *err)
+{
+    return set_number(text, REQUESTS_MAX, field, err);
+}
+
+static int set_share(const char *text, void *field, struct error *err)
+{
+    double share = strtod(text, NULL);
+    if (strspn(text, "0123456789.") != strlen(text) || !(share > 0) || share > SHARE_MAX)
+        return error_set(err, STATUS_INVALID, "\"%s\" is no share above 0, up to %.0f", text,
+                         SHARE_MAX);
+    *(double *)field = share;
+    return 0;
+}
+
 static int set_identity(const char *text, void *field, struct error *err)
 {
     enum config_identity *to = field;
@@ -151,14 +189,16 @@ static int set_sharing(const char *text, void *field, struct error *err)
 
 static int set_scheduler(const char *text, void *field, struct error *err)
 {
-    if (strcmp(text, "aegaeon") == 0 || strcmp(text, "sjf") == 0)
+    static const char *const names[] = {"slack", "aegaeon", "rr", "fcfs"};
+    if (strcmp(text, "sjf") == 0)
         return error_set(err, STATUS_UNSUPPORTED,
-                         "the scheduler %s is for `modelpool sim`; there are: rr, fcfs, slack",
-                         text);
-    if (strcmp(text, "rr") != 0 && strcmp(text, "fcfs") != 0 && strcmp(text, "slack") != 0)
-        return error_set(err, STATUS_UNSUPPORTED, "no scheduler \"%s\"; there are: rr, fcfs, slack",
-                         text);
-    return set_text(text, field, err);
+                         "the scheduler sjf knows the future and is for `modelpool sim`; there "
+                         "are: slack, aegaeon, rr, fcfs");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(text, names[i]) == 0)
+            return set_text(text, field, err);
+    return error_set(err, STATUS_UNSUPPORTED,
+                     "no scheduler \"%s\"; there are: slack, aegaeon, rr, fcfs", text);
 }
 
 static int set_device(const char *text, void *field, struct error *err)
@@ -242,8 +282,10 @@ struct key {
 #define OFFSET(type, member) offsetof(struct type, member)
 
 static const struct key scalar_keys[] = {
+    {"Admission", OFFSET(config, admission), set_yes, 0},
     {"ClusterName", OFFSET(config, cluster), set_name, 0},
     {"Engine", OFFSET(config, engine), set_path, 0},
+    {"FairTime", OFFSET(config, fair_us), set_time, 0},
     {"HostCache", OFFSET(config, host_cache), set_cache, 0},
     {"HostCacheDir", OFFSET(config, host_cache_dir), set_path, 0},
     {"Identity", OFFSET(config, identity), set_identity, 0},
@@ -287,6 +329,13 @@ static const struct key slo_keys[] = {
     {0},
 };
 
+static const struct key tenant_keys[] = {
+    {"MaxRequests", OFFSET(config_tenant, max_requests), set_requests, 0},
+    {"Share", OFFSET(config_tenant, share), set_share, 0},
+    {"TokensPerDay", OFFSET(config_tenant, tokens_per_day), set_tokens, 0},
+    {0},
+};
+
 /* "Device, Memory, Nodes": the allowed keys in a refusal. */
 static int refuse_key(const char *where, const char *name, const struct key *keys,
                       struct error *err)
@@ -296,8 +345,9 @@ static int refuse_key(const char *where, const char *name, const struct key *key
         size_t at = strlen(names);
         snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", keys->name);
     }
-    return error_set(err, STATUS_INVALID, "unknown key %.40s%s; allowed: %s%s", name, where, names,
-                     *where ? "" : ", and lines that begin with Model, Instance, Slo, or Include");
+    return error_set(
+        err, STATUS_INVALID, "unknown key %.40s%s; allowed: %s%s", name, where, names,
+        *where ? "" : ", and lines that begin with Model, Instance, Slo, Tenant, or Include");
 }
 
 static int set_pairs(const struct config_line *line, int from, const struct key *keys,
@@ -398,6 +448,31 @@ static int read_slo(struct config *c, const struct config_line *line, struct err
     return set_pairs(line, 1, slo_keys, " for an Slo", s, err);
 }
 
+static const struct config_tenant *own_tenant(const struct config *c, const char *account)
+{
+    for (size_t i = 0; i < c->tenant_count; i++)
+        if (strcasecmp(c->tenants[i].name, account) == 0)
+            return &c->tenants[i];
+    return NULL;
+}
+
+static int read_tenant(struct config *c, const struct config_line *line, struct error *err)
+{
+    const char *name = line->pair[0].value;
+    if (config_check_name("Tenant", name, err))
+        return -1;
+    if (own_tenant(c, name))
+        return error_set(err, STATUS_EXISTS, "Tenant=%s stands twice", name);
+    struct config_tenant *all = grow(c->tenants, c->tenant_count, sizeof *all, err);
+    if (!all)
+        return -1;
+    c->tenants = all;
+    struct config_tenant *t = &all[c->tenant_count++];
+    strcpy(t->name, name);
+    t->share = 1;
+    return set_pairs(line, 1, tenant_keys, " for a Tenant", t, err);
+}
+
 static int read_line(const struct config_line *line, void *arg, struct error *err)
 {
     struct config *c = arg;
@@ -407,6 +482,8 @@ static int read_line(const struct config_line *line, void *arg, struct error *er
         return read_instance(c, line, err);
     if (strcasecmp(line->pair[0].key, "Slo") == 0)
         return read_slo(c, line, err);
+    if (strcasecmp(line->pair[0].key, "Tenant") == 0)
+        return read_tenant(c, line, err);
     return set_pairs(line, 0, scalar_keys, "", c, err);
 }
 
@@ -419,8 +496,10 @@ static int set_defaults(struct config *c, struct error *err)
     gethostname(host, sizeof host - 1);
     host[strcspn(host, ".")] = '\0';
     c->local_users = 1;
+    c->admission = 1;
     c->identity = IDENTITY_SLURM;
     c->turn_us = 250000;
+    c->fair_us = 10000000;
     c->wait_max_us = 3600ll * 1000000;
     c->host_cache = HOST_CACHE_DEFAULT;
     return set_text("local", &c->cluster, err) || set_text(host, &c->node, err) ||
@@ -429,7 +508,7 @@ static int set_defaults(struct config *c, struct error *err)
                    set_text("127.0.0.1:811", &c->listen, err) ||
                    set_text("modelpool", &c->user, err) ||
                    set_text(LIBEXECDIR "/modelpool-engine", &c->engine, err) ||
-                   set_text("/usr/bin", &c->slurm_bin, err) || set_text("rr", &c->scheduler, err)
+                   set_text("/usr/bin", &c->slurm_bin, err) || set_text("slack", &c->scheduler, err)
                ? -1
                : 0;
 }
@@ -517,6 +596,7 @@ void config_destroy(struct config *c)
     free(c->models);
     free(c->instances);
     free(c->slos);
+    free(c->tenants);
     free(c->path);
     free(c->cluster);
     free(c->node);
@@ -547,15 +627,27 @@ const struct config_slo *config_find_slo(const struct config *c, const char *nam
     return NULL;
 }
 
+const struct config_tenant *config_find_tenant(const struct config *c, const char *account)
+{
+    static const struct config_tenant usual = {.name = TENANT_DEFAULT, .share = 1};
+    const struct config_tenant *t = own_tenant(c, account);
+    if (!t)
+        t = own_tenant(c, TENANT_DEFAULT);
+    return t ? t : &usual;
+}
+
 void config_apply(struct config *c, struct config *fresh)
 {
-    struct config_slo *slos = c->slos;
-    size_t count = c->slo_count;
+    struct config old = *c;
 
     c->slos = fresh->slos;
     c->slo_count = fresh->slo_count;
-    fresh->slos = slos;
-    fresh->slo_count = count;
+    fresh->slos = old.slos;
+    fresh->slo_count = old.slo_count;
+    c->tenants = fresh->tenants;
+    c->tenant_count = fresh->tenant_count;
+    fresh->tenants = old.tenants;
+    fresh->tenant_count = old.tenant_count;
     c->wait_max_us = fresh->wait_max_us;
     for (size_t i = 0; i < fresh->model_count && fresh->identity == c->identity; i++) {
         struct config_model *to = NULL, *from = &fresh->models[i];

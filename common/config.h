@@ -47,6 +47,15 @@ struct config_slo {
     int64_t ttft_us, tbt_us;
 };
 
+#define TENANT_DEFAULT "DEFAULT"
+
+struct config_tenant { /* a Slurm account, or TENANT_DEFAULT: those without a line */
+    char name[NAME_MAX_BYTES];
+    double share;            /* Share=, default 1 */
+    uint64_t tokens_per_day; /* TokensPerDay=; 0: no limit */
+    uint32_t max_requests;   /* MaxRequests=, at once; 0: no limit */
+};
+
 enum config_identity { IDENTITY_SLURM, IDENTITY_NONE };
 enum config_sharing { SHARE_TENANT, SHARE_ALL, SHARE_NO };
 
@@ -62,7 +71,8 @@ struct config {
     char *slurm_bin; /* SlurmBin=, folder of scontrol and squeue; default "/usr/bin" */
     int local_users; /* LocalUsers=yes|no, default yes */
     enum config_identity identity; /* Identity=slurm|none, default slurm */
-    char *scheduler;               /* Scheduler=rr|fcfs|slack, default rr */
+    char *scheduler;               /* Scheduler=slack|aegaeon|rr|fcfs, default slack */
+    int admission; /* Admission=yes|no, default yes: may a request with an SLO be refused? */
     /* HostCache=: host memory for weights that are not on the device, of all instances of the node
      * together; default half of the host's memory if the node has an instance with Device=cuda,
      * else 0. */
@@ -72,6 +82,7 @@ struct config {
     uint64_t swap_space; /* SwapSpace=, default 0: KV in host memory, of all CPU instances of the
                           * node together */
     int64_t turn_us;     /* TurnTime=, default 0.25 s: the longest turn while others wait */
+    int64_t fair_us; /* FairTime=, default 10 s: GPU time over share that tenants may differ by */
     int64_t wait_max_us; /* WaitMax=, default 1 h: ceiling of --model-wait */
     struct config_model *models;
     size_t model_count;
@@ -79,6 +90,8 @@ struct config {
     size_t instance_count;
     struct config_slo *slos;
     size_t slo_count;
+    struct config_tenant *tenants;
+    size_t tenant_count;
 };
 
 /* Read and check a file.  The error says "FILE:LINE: ..." .  Caller owns; config_destroy(NULL) ok.
@@ -88,14 +101,17 @@ void config_destroy(struct config *c);
 /* Is the instance one of this node's? */
 int config_is_here(const struct config *c, const struct config_instance *in);
 /*
- * What may change while a daemon runs, from its file as read again: Slo=, WaitMax= and, of models
- * that both have, AllowAccounts= (unless Identity= changed, which the accounts are known by).  All
- * else stays.  *fresh is still the caller's.  No other thread may look at these fields.
+ * What may change while a daemon runs, from its file as read again: Slo=, Tenant=, WaitMax= and, of
+ * models that both have, AllowAccounts= (unless Identity= changed, which the accounts are known
+ * by). All else stays.  *fresh is still the caller's.  No other thread may look at these fields.
  */
 void config_apply(struct config *c, struct config *fresh);
 /* NULL if there is none of that name. */
 const struct config_model *config_find_model(const struct config *c, const char *name);
 const struct config_slo *config_find_slo(const struct config *c, const char *name);
+/* The account's line, else that of TENANT_DEFAULT, else share 1 and no limits; never NULL.  Case
+ * does not count, as in Slurm. */
+const struct config_tenant *config_find_tenant(const struct config *c, const char *account);
 
 /* Text to values, shared with the plugin and the command line; the text names the value. */
 int config_parse_size(const char *text, uint64_t *bytes, struct error *err);

@@ -134,6 +134,7 @@ struct order_seq {
     uint32_t generated;  /* the last `generated` of these are output */
     uint32_t max_tokens; /* of output in all: it ends with FINISH_LENGTH there */
     uint32_t sharing;    /* equal prefixes of one model and number share pages; 0: nothing does */
+    uint32_t urgent;     /* it has an SLO: where a step is full, it goes before those without */
     struct order_sampling sampling;
     uint32_t logprobs; /* 0: none; 1 + n: an EVENT_LOGPROBS a token, with the n likeliest tokens */
     uint32_t biases;   /* how many ORDER_SEQ_BIAS brings; 0: it does not come */
@@ -160,13 +161,19 @@ struct order_tokens {
     uint32_t tokens[];
 };
 
+/* Which of a model's sequences a turn runs.  One prefills until it has a token of output, and also
+ * one that is given anew with some decodes. */
+enum order_phases { ORDER_PREFILL = 1, ORDER_DECODE = 2, ORDER_PHASES = 3 };
+
 struct order_turn {
     uint32_t kind;
     uint32_t model;
     uint64_t turn;
     uint64_t quota_us;    /* of steps, the switch before them not counted; 0: none */
     uint32_t quota_steps; /* 0: none */
-    uint32_t reserved;
+    uint32_t phases;      /* enum order_phases, 0: all; ORDER_PREFILL alone: until they are done */
+    uint32_t fresh_max;   /* at most so many prompts, the oldest ones; 0: all */
+    uint32_t chunk;       /* prompt tokens in a step beside rows that decode; 0: what fits */
 };
 
 struct event_ready {

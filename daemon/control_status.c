@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "daemon/control.h"
@@ -167,7 +168,15 @@ int control_list(struct conn *conn, const struct wire *request, struct error *er
 
 /* --- status ----------------------------------------------------------------------------------- */
 
-static void send_daemon(struct conn *conn)
+static void put_number(struct wire *w, const char *key, double value)
+{
+    char text[32];
+
+    snprintf(text, sizeof(text), "%.6g", value);
+    wire_put(w, key, text);
+}
+
+static void send_daemon(struct conn *conn, const struct policy_snapshot *s)
 {
     const struct front *f = conn->control->f;
     uint32_t running = 0, held = 0, leases = 0, grants = 0;
@@ -186,6 +195,8 @@ static void send_daemon(struct conn *conn)
     wire_put_u64(&w, "held", held);
     wire_put_u64(&w, "leases", leases);
     wire_put_u64(&w, "grants", grants);
+    wire_put(&w, "scheduler", f->config->scheduler);
+    wire_put(&w, "admission", s->admission ? "yes" : "no");
     conn_send(conn, &w);
 }
 
@@ -215,6 +226,9 @@ static void send_instance(struct conn *conn, const struct policy_instance_status
     wire_put_u64(&w, "prefetch_hits", in->prefetch_hits);
     wire_put_i64(&w, "step_us", in->step_us);
     wire_put_i64(&w, "switch_us", in->switch_us);
+    wire_put(&w, "next", in->next_model < c->model_count ? c->models[in->next_model].name : "");
+    put_number(&w, "promised", in->promised);
+    wire_put(&w, "text", in->failure);
     conn_send(conn, &w);
 }
 
@@ -244,12 +258,123 @@ static void send_model(struct conn *conn, const struct policy_snapshot *s, uint3
     conn_send(conn, &w);
 }
 
+/* What an instance has to do for a model; nothing if it has nothing to do. */
+static void send_work(struct conn *conn, const struct policy_snapshot *s, uint32_t i,
+                      uint32_t model)
+{
+    const struct config *c = conn->control->f->config;
+    const struct policy_instance_status *in = &s->instance[i];
+    const struct policy_model_status *m = &s->model[(size_t)i * s->models + model];
+    int64_t now = clock_monotonic_us();
+    struct wire w;
+
+    if (m->running + m->waiting == 0)
+        return;
+    wire_start(&w, "work");
+    wire_put(&w, "instance", c->instances[in->index].name);
+    wire_put(&w, "model", c->models[model].name);
+    wire_put(&w, "turn",
+             in->running_model == model ? "runs"
+             : in->next_model == model  ? "next"
+                                        : "");
+    wire_put_u64(&w, "running", m->running);
+    wire_put_u64(&w, "waiting", m->waiting);
+    put_number(&w, "wait", m->since_us > 0 ? (double)(now - m->since_us) / 1e6 : 0);
+    if (m->since_us > 0 && m->due_us != INT64_MAX)
+        put_number(&w, "slack", (double)(m->due_us - now) / 1e6);
+    else
+        wire_put(&w, "slack", "");
+    put_number(&w, "need", m->share);
+    conn_send(conn, &w);
+}
+
+/* What a model's work was measured to cost; nothing if it was not. */
+static void send_cost(struct conn *conn, const struct policy_snapshot *s, uint32_t i,
+                      uint32_t model)
+{
+    static const char *const samples[COST_KINDS] = {"steps", "prefills", "loads"};
+    static const char *const errors[COST_KINDS] = {"step_error", "prefill_error", "load_error"};
+    const struct config *c = conn->control->f->config;
+    const struct policy_model_status *m = &s->model[(size_t)i * s->models + model];
+    struct wire w;
+
+    if (m->cost_samples[COST_STEP] + m->cost_samples[COST_PREFILL] + m->cost_samples[COST_LOAD] ==
+        0)
+        return;
+    wire_start(&w, "cost");
+    wire_put(&w, "model", c->models[model].name);
+    wire_put(&w, "instance", c->instances[s->instance[i].index].name);
+    put_number(&w, "step", m->cost.decode);
+    put_number(&w, "row", m->cost.decode_row);
+    put_number(&w, "context_token", m->cost.decode_context);
+    put_number(&w, "prompt", m->cost.prefill);
+    put_number(&w, "prompt_token", m->cost.prefill_token);
+    put_number(&w, "load", m->cost.load);
+    for (int kind = 0; kind < COST_KINDS; kind++) {
+        wire_put_u64(&w, samples[kind], m->cost_samples[kind]);
+        put_number(&w, errors[kind], m->cost_samples[kind] ? m->cost_error[kind] : 0);
+    }
+    conn_send(conn, &w);
+}
+
+/* Root and the daemon's user see everybody's. */
+static int sees(const struct conn *conn, int64_t uid)
+{
+    return conn->uid == 0 || conn->uid == geteuid() || (int64_t)conn->uid == uid;
+}
+
+struct tenants_answer {
+    struct conn *conn;
+    const struct policy_snapshot *snapshot;
+};
+
+static void send_tenant(const struct tenant *t, uint32_t requests, void *arg)
+{
+    const struct tenants_answer *a = arg;
+    const struct policy_snapshot *s = a->snapshot;
+    struct wire w;
+
+    if (!sees(a->conn, -1) &&
+        (t->number == 0 ||
+         !leases_has_tenant(a->conn->control->f->leases, t->number, (int64_t)a->conn->uid)))
+        return;
+    wire_start(&w, "tenant");
+    wire_put(&w, "account", t->account);
+    put_number(&w, "share", t->share);
+    put_number(&w, "gpu_seconds", t->number < s->tenants ? s->tenant[t->number].used : 0);
+    wire_put_u64(&w, "requests", requests);
+    wire_put_u64(&w, "max_requests", t->max_requests);
+    wire_put_u64(&w, "tokens_today", t->day == leases_today(NULL) ? t->tokens : 0);
+    wire_put_u64(&w, "tokens_per_day", t->tokens_per_day);
+    conn_send(a->conn, &w);
+}
+
+static void send_waiting(const struct http_waiting *r, void *arg)
+{
+    struct conn *conn = arg;
+    const struct lease *lease = r->grant->lease;
+    int64_t waited = clock_monotonic_us() - r->arrived_us;
+    struct wire w;
+
+    if (!sees(conn, lease->row.uid))
+        return;
+    wire_start(&w, "wait");
+    wire_put(&w, "model", conn->control->f->config->models[r->model].name);
+    wire_put_i64(&w, "job", lease->row.job);
+    wire_put_i64(&w, "uid", lease->row.uid);
+    wire_put(&w, "account", lease->row.account);
+    wire_put(&w, "slo", r->grant->row.slo);
+    put_number(&w, "wait", (double)waited / 1e6);
+    wire_put(&w, "text", r->why);
+    conn_send(conn, &w);
+}
+
 static void send_lease(const struct lease *lease, const struct grant *g, void *arg)
 {
     struct conn *conn = arg;
     struct wire w;
 
-    if (conn->uid != 0 && (int64_t)conn->uid != lease->row.uid)
+    if (!sees(conn, lease->row.uid))
         return;
     wire_start(&w, "lease");
     wire_put_i64(&w, "lease", lease->row.id);
@@ -276,14 +401,24 @@ int control_status(struct conn *conn, const struct wire *request, struct error *
     (void)request;
     if (policy_snapshot(f->policy, &s, err) < 0)
         return -1;
-    send_daemon(conn);
+    send_daemon(conn, &s);
     for (uint32_t i = 0; i < s.instances; i++)
         send_instance(conn, &s.instance[i]);
     for (uint32_t i = 0; i < s.instances; i++)
         for (uint32_t model = 0; model < s.models; model++)
             send_model(conn, &s, i, model);
+    for (uint32_t i = 0; i < s.instances; i++)
+        for (uint32_t model = 0; model < s.models; model++)
+            send_work(conn, &s, i, model);
+    for (uint32_t i = 0; i < s.instances; i++)
+        for (uint32_t model = 0; model < s.models; model++)
+            send_cost(conn, &s, i, model);
+    struct tenants_answer tenants = {conn, &s};
+    leases_each_tenant(f->leases, send_tenant, &tenants);
     policy_snapshot_free(&s);
     leases_each(f->leases, send_lease, conn);
+    if (f->http)
+        http_each_waiting(f->http, send_waiting, conn);
     conn_end(conn);
     return 0;
 }

@@ -85,7 +85,13 @@ static void route(struct front *f, const struct policy_event *ev)
     case POLICY_TOKENS:
     case POLICY_LOGPROBS:
     case POLICY_DONE:
+    case POLICY_ADMITTED:
+    case POLICY_WAITING:
+    case POLICY_REFUSED:
         http_policy_event(f->http, ev);
+        break;
+    case POLICY_COST:
+        front_cost_write(f, (const struct policy_cost *)(const void *)ev);
         break;
     case POLICY_MODEL:
         write_placement(f, ev);
@@ -155,8 +161,9 @@ static void on_reload(evutil_socket_t signal_number, short what, void *arg)
     struct config *fresh = config_read(c->path, c->node, &err);
     if (fresh) {
         config_apply(c, fresh);
-        log_info("SIGHUP: %s is valid: AllowAccounts=, Slo= and WaitMax= are applied; restart "
-                 "modelpoold to apply all else",
+        leases_reload_tenants(loop->f->leases);
+        log_info("SIGHUP: %s is valid: AllowAccounts=, Slo=, Tenant= and WaitMax= are applied; "
+                 "restart modelpoold to apply all else",
                  c->path);
     } else {
         log_error("SIGHUP: the running configuration stays: %s", err.text);
@@ -214,7 +221,11 @@ static int open_parts(struct front *f, struct db *db, struct error *err)
     if (!f->leases || open_tier(f, db, err))
         return -1;
     f->policy = policy_create(f->config, f->tier, f->events, err);
-    return f->policy ? 0 : -1;
+    if (!f->policy || front_cost_teach(f, db, err))
+        return -1;
+    leases_reload_tenants(f->leases);               /* the policy learns their shares */
+    f->writer = writer_create(db, f->journal, err); /* the database is its own from here on */
+    return f->writer ? 0 : -1;
 }
 
 int front_open(struct front *f, struct config *config, struct db *db, struct journal *journal,
@@ -285,6 +296,12 @@ void front_close(struct front *f)
     http_destroy(http);
     control_destroy(f->control);
     policy_destroy(f->policy);
+    for (struct mail *m = f->policy ? mailbox_take(f->events) : NULL, *next; m; m = next) {
+        next = m->next;
+        if (m->kind == POLICY_COST) /* its last words */
+            front_cost_write(f, (const struct policy_cost *)(const void *)m);
+        free(m);
+    }
     tier_destroy(f->tier);
     leases_destroy(f->leases);
     writer_destroy(f->writer);

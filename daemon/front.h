@@ -91,6 +91,11 @@ int front_check_pins(const struct front *f, struct error *err);
 int front_tier_read(struct front_tier *t, struct db *db, struct error *err);
 int front_tier_open(struct front *f, const struct front_tier *rows, struct error *err);
 void front_tier_free(struct front_tier *t);
+/* --- front_cost.c --- */
+/* A COST event into the database. */
+void front_cost_write(struct front *f, const struct policy_cost *c);
+/* What an earlier life has measured, to the policy thread; db is still the caller's. */
+int front_cost_teach(struct front *f, struct db *db, struct error *err);
 
 /* --- http.c: OpenAI's API, /health, /metrics --- */
 struct http *http_create(struct front *f, int tcp_fd, int unix_fd, struct error *err);
@@ -101,6 +106,16 @@ void http_policy_event(struct http *h, const struct policy_event *ev);
 void http_counts(const struct http *h, uint32_t *running, uint32_t *held);
 /* The grant has ended (step over, lease over): cancel its requests; they are answered 401. */
 void http_grant_ended(struct http *h, const struct grant *g);
+/* The lease's account has become known: its requests are that tenant's. */
+void http_lease_identified(struct http *h, const struct lease *lease);
+struct http_waiting { /* a request that waits to begin */
+    const struct grant *grant;
+    uint32_t model;
+    int64_t arrived_us; /* monotonic */
+    const char *why;
+};
+void http_each_waiting(const struct http *h, void (*each)(const struct http_waiting *, void *),
+                       void *arg);
 /* Accept no more, cancel what runs; idle(arg) is called, perhaps at once, when all has ended. */
 void http_stop(struct http *h, void (*idle)(void *arg), void *arg);
 

@@ -17,7 +17,7 @@
 /* --- the set ------------------------------------------------------------------------------------
  */
 
-static struct generation *find(const struct generations *all, uint64_t seq)
+struct generation *generation_find(const struct generations *all, uint64_t seq)
 {
     struct generation *g = all->slot[seq % GENERATIONS_MAX];
     return g && g->seq == seq ? g : NULL;
@@ -28,7 +28,7 @@ static struct generation *find_choice(const struct generations *all, uint64_t se
                                       struct choice **c)
 {
     uint64_t i = seq / GENERATIONS_MAX % OPENAI_CHOICES_MAX;
-    struct generation *g = find(all, seq - i * GENERATIONS_MAX);
+    struct generation *g = generation_find(all, seq - i * GENERATIONS_MAX);
 
     if (!g || i >= g->request.n)
         return NULL;
@@ -142,14 +142,6 @@ static void send_end(struct generation *g)
 /* --- the ledger row's end -----------------------------------------------------------------------
  */
 
-/* Give back what was reserved for tokens that are not billed.  The lease may be another one by now,
- * if the controller has said that the job is another run. */
-static void refund(struct generation *g, uint64_t tokens)
-{
-    struct lease *lease = g->grant->lease;
-    lease->used -= tokens < lease->used ? tokens : lease->used;
-}
-
 static void count_end(struct generation *g)
 {
     enum metrics_finish finish = METRICS_ABORT;
@@ -166,7 +158,7 @@ static void count_end(struct generation *g)
 
 static void on_closed(void *arg, uint64_t seq, const struct db_usage *row, const struct error *err)
 {
-    struct generation *g = find(arg, seq);
+    struct generation *g = generation_find(arg, seq);
 
     if (!g)
         return;
@@ -197,7 +189,7 @@ static void close_row(struct generation *g)
     uint32_t billed = g->outcome == DONE ? g->completion : g->delivered;
 
     generation_set_state(g, CLOSING);
-    refund(g, g->completion - billed);
+    generation_refund(g, g->completion - billed);
     g->row.completion_tokens = billed;
     g->row.end_us = clock_wall_us();
     snprintf(g->row.state, sizeof g->row.state, "%s", states[g->outcome]);
@@ -217,9 +209,8 @@ static void cancel_choices(struct generation *g)
             policy_cancel(g->all->f->policy, generation_seq(g, &g->choices[i]));
 }
 
-/* Nothing more is wanted.  The first reason stays, except that nobody is served who has gone. */
-static void end_early(struct generation *g, enum generation_outcome outcome,
-                      const struct openai_error *e)
+void generation_end_early(struct generation *g, enum generation_outcome outcome,
+                          const struct openai_error *e)
 {
     if (g->outcome == OUTCOME_NONE || !g->stream.req) {
         g->outcome = outcome;
@@ -227,6 +218,9 @@ static void end_early(struct generation *g, enum generation_outcome outcome,
             g->error = *e;
     }
     switch (g->state) {
+    case ASKING:
+        policy_cancel(g->all->f->policy, g->seq);
+        /* fall through */
     case HELD:
         generation_set_state(g, CLOSING);
         count_end(g);
@@ -249,7 +243,7 @@ static void on_gone(void *arg)
     struct generation *g = arg;
 
     if (g->state != CLOSING)
-        end_early(g, CANCELLED, NULL);
+        generation_end_early(g, CANCELLED, NULL);
 }
 
 static void on_delivered(void *arg, uint32_t tokens)
@@ -270,7 +264,7 @@ static void fail(struct generation *g, const struct error *err)
         openai_fail(&e, 503, "server_error", "overloaded", "%s", err->text);
         e.retry_after = 5;
     }
-    end_early(g, FAILED, &e);
+    generation_end_early(g, FAILED, &e);
 }
 
 /* --- events of the policy -----------------------------------------------------------------------
@@ -289,7 +283,7 @@ static void on_row(struct generations *all, const struct event_row *row)
     if (err.status == STATUS_EXHAUSTED) { /* a slow reader */
         log_info("%s: cut off: %s", g->id, err.text);
         stream_close(&g->stream);
-        end_early(g, CANCELLED, NULL);
+        generation_end_early(g, CANCELLED, NULL);
     } else {
         g->outcome = OUTCOME_NONE;
         fail(g, &err);
@@ -351,20 +345,23 @@ static void submit(struct generation *g)
 
     if (generation_submit(g, &err)) {
         fail(g, &err);
+        policy_cancel(g->all->f->policy, g->seq); /* what it was promised */
         close_row(g);
     }
 }
 
-static void on_opened(void *arg, uint64_t seq, const struct db_usage *row, const struct error *err)
+void generation_on_opened(void *arg, uint64_t seq, const struct db_usage *row,
+                          const struct error *err)
 {
-    struct generation *g = find(arg, seq);
+    struct generation *g = generation_find(arg, seq);
     struct error full = {0};
 
     if (!g)
         return;
     if (err) {
         log_error("a ledger row could not be opened: %s", err->text);
-        refund(g, g->prompt_count);
+        generation_refund(g, g->prompt_count);
+        policy_cancel(g->all->f->policy, g->seq); /* what it was promised */
         if (g->outcome == OUTCOME_NONE) {
             g->outcome = FAILED;
             openai_fail(&g->error, 503, "server_error", NULL,
@@ -381,54 +378,12 @@ static void on_opened(void *arg, uint64_t seq, const struct db_usage *row, const
     g->journal_slot = journal_take(g->all->f->journal, row->row, &full);
     if (g->journal_slot < 0 && g->outcome == OUTCOME_NONE)
         fail(g, &full);
-    if (g->outcome != OUTCOME_NONE)
-        close_row(g);
-    else
+    if (g->outcome == OUTCOME_NONE) {
         submit(g);
-}
-
-/* Reserve the prompt, cut max_tokens to what the budget leaves behind it, open the ledger row. */
-static int admit(struct generation *g, struct openai_error *e)
-{
-    struct error err = {0};
-    uint64_t left = leases_left(g->grant);
-    struct front *f = g->all->f;
-
-    if (left <= g->prompt_count)
-        return openai_fail(e, 429, "insufficient_quota", "insufficient_quota",
-                           "the budget of %lld tokens (--model-tokens) has %llu left, and the "
-                           "prompt alone takes %u",
-                           (long long)g->grant->lease->row.budget, (unsigned long long)left,
-                           g->prompt_count);
-    if (leases_charge(f->leases, g->grant, g->prompt_count, &err))
-        return openai_refuse(e, &err);
-    if (g->request.max_tokens > left - g->prompt_count)
-        g->request.max_tokens = (uint32_t)(left - g->prompt_count);
-    usage_fill(&g->row, f, g->grant, g->model, g->id, g->prompt_count);
-    if (usage_open(f, &g->row, g->seq, on_opened, g->all, &err)) {
-        refund(g, g->prompt_count);
-        return openai_refuse(e, &err);
+        return;
     }
-    generation_set_state(g, OPENING);
-    return 0;
-}
-
-/* Ask whether it can run now: 1 it is on its way, 0 hold it, -1 refused. */
-static int try_admit(struct generation *g, struct openai_error *e)
-{
-    struct error err = {0};
-    int ready = leases_ready(g->all->f->leases, g->grant, g->model, &err);
-
-    if (ready > 0)
-        return admit(g, e) ? -1 : 1;
-    if (ready == 0)
-        return 0;
-    openai_refuse(e, &err);
-    if (err.status == STATUS_EXHAUSTED) { /* --model-wait has run out */
-        openai_fail(e, 429, "rate_limit_error", "rate_limit_exceeded", "%s", err.text);
-        e->retry_after = 30;
-    }
-    return -1;
+    policy_cancel(g->all->f->policy, g->seq); /* what it was promised */
+    close_row(g);
 }
 
 static void on_poll(evutil_socket_t fd, short what, void *arg)
@@ -440,8 +395,8 @@ static void on_poll(evutil_socket_t fd, short what, void *arg)
     (void)what;
     for (uint32_t i = 0; i < GENERATIONS_MAX && all->held; i++) {
         struct generation *g = all->slot[i];
-        if (g && g->state == HELD && try_admit(g, &e) < 0)
-            end_early(g, FAILED, &e);
+        if (g && g->state == HELD && generation_try_admit(g, &e) < 0)
+            generation_end_early(g, FAILED, &e);
     }
     if (!all->held)
         event_del(all->poll);
@@ -493,8 +448,11 @@ int generation_start(struct generations *all, struct evhttp_request *req, const 
                      struct grant *grant, uint32_t model, struct openai_request *request,
                      struct openai_error *e)
 {
-    struct generation *g = calloc(1, sizeof *g);
+    struct generation *g;
 
+    if (generation_check_requests(all, grant, e))
+        return -1;
+    g = calloc(1, sizeof *g);
     if (!g)
         return openai_fail(e, 500, "server_error", NULL, "out of memory");
     g->all = all;
@@ -504,12 +462,13 @@ int generation_start(struct generations *all, struct evhttp_request *req, const 
     g->journal_slot = -1;
     g->arrived_us = clock_monotonic_us();
     g->created = clock_wall_us() / 1000000;
+    g->day = leases_today(NULL);
     if (prepare(g, id, request, e) || enter(all, g, e)) {
         destroy(g);
         return -1;
     }
     leases_hold(grant);
-    int admitted = try_admit(g, e);
+    int admitted = generation_try_admit(g, e);
     if (admitted < 0) {
         leave(g);
         return -1;
@@ -548,10 +507,33 @@ void generations_policy_event(struct generations *all, const struct policy_event
 {
     if (ev->mail.kind == POLICY_DONE)
         on_done(all, ev);
-    if (ev->mail.kind == POLICY_LOGPROBS)
+    else if (ev->mail.kind == POLICY_LOGPROBS)
         on_logprobs(all, ev);
+    else if (ev->mail.kind != POLICY_TOKENS)
+        generation_on_promise(all, ev);
     for (uint32_t i = 0; ev->mail.kind == POLICY_TOKENS && i < ev->count; i++)
         on_row(all, &ev->rows[i]);
+}
+
+void generations_identified(struct generations *all, const struct lease *lease)
+{
+    for (uint32_t i = 0; i < GENERATIONS_MAX && all->count; i++) {
+        const struct generation *g = all->slot[i];
+        for (uint32_t k = 0; g && g->grant->lease == lease && k < g->request.n; k++)
+            policy_set_tenant(all->f->policy, generation_seq(g, &g->choices[k]), lease->tenant);
+    }
+}
+
+void generations_each_waiting(const struct generations *all,
+                              void (*each)(const struct http_waiting *, void *), void *arg)
+{
+    for (uint32_t i = 0; i < GENERATIONS_MAX && all->held + all->asking; i++) {
+        const struct generation *g = all->slot[i];
+        if (g && (g->state == HELD || g->state == ASKING) && g->why[0]) {
+            struct http_waiting w = {g->grant, g->model, g->arrived_us, g->why};
+            each(&w, arg);
+        }
+    }
 }
 
 void generations_grant_ended(struct generations *all, const struct grant *grant)
@@ -562,7 +544,7 @@ void generations_grant_ended(struct generations *all, const struct grant *grant)
                 "the step that this key belongs to has ended");
     for (uint32_t i = 0; i < GENERATIONS_MAX; i++) /* the last one to leave may free the grant */
         if (all->slot[i] && all->slot[i]->grant == grant)
-            end_early(all->slot[i], CANCELLED, &e);
+            generation_end_early(all->slot[i], CANCELLED, &e);
 }
 
 void generations_stop(struct generations *all, void (*idle)(void *arg), void *arg)
@@ -580,13 +562,15 @@ void generations_stop(struct generations *all, void (*idle)(void *arg), void *ar
     }
     for (uint32_t i = 0; i < GENERATIONS_MAX; i++)
         if (all->slot[i])
-            end_early(all->slot[i], INTERRUPTED, &e);
+            generation_end_early(all->slot[i], INTERRUPTED, &e);
 }
 
 void generations_count(const struct generations *all, struct metrics_gauge *gauges)
 {
     for (uint32_t i = 0; i < GENERATIONS_MAX; i++) {
         const struct generation *g = all->slot[i];
+        if (g && g->state == ASKING && g->why[0])
+            gauges[g->model].asking++;
         if (g && g->completion == 0)
             gauges[g->model].waiting++;
         else if (g)

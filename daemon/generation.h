@@ -3,14 +3,11 @@
  *
  * States, and what ends each:
  *   HELD     no instance can take it yet (leases_ready): asked again every 100 ms
+ *   ASKING   it has an SLO: can that be promised now?  The policy is asked, and it may have to wait
  *   OPENING  its ledger row is on the way to the disk
  *   RUNNING  submitted to the policy: tokens come
  *   ENDING   nothing more is wanted (finished, stopped, cancelled, failed): POLICY_DONE is awaited
  *   CLOSING  its ledger row is being closed; the last bytes go out after that commit
- *
- * A request for several answers (n) is one generation with a choice each: one ledger row, one
- * reservation of the prompt, one stream; its tokens are the sum of its choices'.  Each choice is a
- * sequence of its own for the policy.  The generation is ENDING when all of them are.
  *
  * A token counts when the front has taken it: before a stop string's end, within the budget, while
  * somebody listens.  A request that ends early is billed what its socket has taken.
@@ -38,7 +35,7 @@ struct generations { /* all of them; part of struct http */
     struct metrics *metrics;
     struct generation *slot[GENERATIONS_MAX];
     uint64_t started; /* makes sequence numbers unique */
-    uint32_t count, held;
+    uint32_t count, held, asking;
     uint32_t choices;        /* of all of them */
     struct event *poll;      /* asks again for those held */
     int stopping;            /* no new ones */
@@ -63,6 +60,11 @@ void generations_policy_event(struct generations *all, const struct policy_event
 void generations_grant_ended(struct generations *all, const struct grant *g);
 /* End all of them; idle(arg) is called, perhaps at once, when the last one has ended. */
 void generations_stop(struct generations *all, void (*idle)(void *arg), void *arg);
+/* The lease's account has become known. */
+void generations_identified(struct generations *all, const struct lease *lease);
+/* Those that are HELD, or ASKING and have to wait. */
+void generations_each_waiting(const struct generations *all,
+                              void (*each)(const struct http_waiting *, void *), void *arg);
 /* Per model: gauges[config->model_count], zeroed by the caller. */
 void generations_count(const struct generations *all, struct metrics_gauge *gauges);
 

@@ -1,8 +1,8 @@
 /*
  * generation_state.h - one generation, shared by generation*.c alone
  *
- * generation.c: its life, from admission to the ledger.  generation_submit.c: what the policy is
- * asked.  generation_text.c: its tokens and text.
+ * generation.c: its life, to the ledger.  generation_admit.c: before it runs.  generation_submit.c:
+ * what the policy is asked.  generation_text.c: its tokens and text.
  */
 #ifndef MP_DAEMON_GENERATION_STATE_H
 #define MP_DAEMON_GENERATION_STATE_H
@@ -10,7 +10,7 @@
 #include "daemon/generation.h"
 #include "daemon/token_log.h"
 
-enum generation_state { HELD, OPENING, RUNNING, ENDING, CLOSING };
+enum generation_state { HELD, ASKING, OPENING, RUNNING, ENDING, CLOSING };
 enum generation_outcome { OUTCOME_NONE, DONE, CANCELLED, FAILED, INTERRUPTED };
 
 struct choice { /* one of the answers that a request wants */
@@ -51,9 +51,33 @@ struct generation {
     uint32_t completion, whole; /* of all choices */
     uint32_t delivered;         /* of these, how many the socket has taken */
     int64_t arrived_us, created;
+    int64_t day;              /* leases_today() when it arrived: its tokens are of that day */
+    char why[ORDER_TEXT_MAX]; /* HELD, ASKING: what it waits for; ASKING "": the answer is near */
     struct db_usage row;
     int journal_slot; /* -1: none */
 };
+
+/* --- generation.c --- */
+struct generation *generation_find(const struct generations *all, uint64_t seq); /* NULL: gone */
+/* Nothing more is wanted.  The first reason stays, except that nobody is served who has gone. */
+void generation_end_early(struct generation *g, enum generation_outcome outcome,
+                          const struct openai_error *e);
+/* Its ledger row is durable, or could not be written. */
+void generation_on_opened(void *arg, uint64_t seq, const struct db_usage *row,
+                          const struct error *err);
+
+/* --- generation_admit.c --- */
+/* Take tokens from the lease's budget and the account's day; EXHAUSTED: nothing was taken. */
+int generation_charge(struct generation *g, uint64_t tokens, struct error *err);
+/* Give back what was reserved for tokens that are not billed. */
+void generation_refund(struct generation *g, uint64_t tokens);
+/* 429 if the account may have no further request now. */
+int generation_check_requests(struct generations *all, const struct grant *grant,
+                              struct openai_error *e);
+/* Ask whether it can run now: 1 it is on its way, 0 hold it, -1 refused. */
+int generation_try_admit(struct generation *g, struct openai_error *e);
+/* An ADMITTED, WAITING or REFUSED event. */
+void generation_on_promise(struct generations *all, const struct policy_event *ev);
 
 /* --- generation_submit.c --- */
 /* Hand all choices to the policy: RUNNING.  -1 (NOMEM): nothing has happened. */

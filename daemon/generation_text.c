@@ -13,6 +13,10 @@ void generation_set_state(struct generation *g, enum generation_state state)
         g->all->held--;
     if (state == HELD)
         g->all->held++;
+    if (g->state == ASKING)
+        g->all->asking--;
+    if (state == ASKING)
+        g->all->asking++;
     g->state = state;
 }
 
@@ -211,7 +215,7 @@ int generation_take_token(struct generation *g, struct choice *c, const struct e
     const char *out;
     size_t out_len;
 
-    if (leases_charge(g->all->f->leases, g->grant, 1, NULL)) { /* other requests used it up */
+    if (generation_charge(g, 1, NULL)) { /* other requests used it up */
         policy_stop(g->all->f->policy, row->seq);
         return generation_finish(g, c, "length", err);
     }

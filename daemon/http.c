@@ -19,6 +19,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "daemon/front.h"
 #include "daemon/generation.h"
@@ -235,23 +236,58 @@ static void show_health(struct call *c)
            json_pack("{ss so}", "status", up ? "ok" : "unavailable", "instances", instances));
 }
 
+struct tenant_list {
+    struct metrics_tenant *tenants;
+    size_t count;
+    int64_t today;
+};
+
+static void add_tenant(const struct tenant *t, uint32_t requests, void *arg)
+{
+    struct tenant_list *l = arg;
+    struct metrics_tenant *more = reallocarray(l->tenants, l->count + 1, sizeof *more);
+
+    if (!more)
+        return;
+    l->tenants = more;
+    more[l->count++] = (struct metrics_tenant){
+        .account = t->account,
+        .number = t->number,
+        .requests = requests,
+        .tokens_today = t->day == l->today ? t->tokens : 0,
+        .tokens_per_day = t->tokens_per_day,
+    };
+}
+
+static int write_metrics(struct http *h, struct evbuffer *page, struct error *err)
+{
+    struct metrics_gauge *gauges = calloc(h->f->config->model_count + 1, sizeof *gauges);
+    struct tenant_list list = {.today = leases_today(NULL)};
+    struct policy_snapshot s = {0};
+    int rv = gauges ? policy_snapshot(h->f->policy, &s, err)
+                    : error_set(err, STATUS_NOMEM, "no memory for the page");
+
+    if (rv == 0) {
+        generations_count(&h->all, gauges);
+        leases_each_tenant(h->f->leases, add_tenant, &list);
+        struct metrics_now now = {gauges, list.tenants, list.count, &s, clock_monotonic_us()};
+        rv = metrics_write(h->metrics, &now, page, err);
+        policy_snapshot_free(&s);
+    }
+    free(list.tenants);
+    free(gauges);
+    return rv;
+}
+
 static void show_metrics(struct call *c)
 {
     struct http *h = c->h;
-    size_t models = h->f->config->model_count;
-    struct metrics_gauge *gauges = calloc(models + 1, sizeof *gauges);
     struct evbuffer *page = evbuffer_new();
-    struct policy_snapshot s = {0};
     struct error err = {0};
     struct openai_error e;
 
-    int rv = gauges && page ? policy_snapshot(h->f->policy, &s, &err)
-                            : error_set(&err, STATUS_NOMEM, "no memory for the page");
-    if (rv == 0) {
-        generations_count(&h->all, gauges);
-        rv = metrics_write(h->metrics, gauges, &s, page, &err);
-        policy_snapshot_free(&s);
-    }
+    int rv = page ? write_metrics(h, page, &err)
+                  : error_set(&err, STATUS_NOMEM, "no memory for the page");
     if (rv == 0) {
         reply_headers(c->req, c->id, "text/plain; version=0.0.4; charset=utf-8");
         metrics_answer(h->metrics, 200);
@@ -260,7 +296,6 @@ static void show_metrics(struct call *c)
         openai_refuse(&e, &err);
         answer_error(c, &e);
     }
-    free(gauges);
     if (page)
         evbuffer_free(page);
 }
@@ -473,8 +508,19 @@ void http_policy_event(struct http *h, const struct policy_event *ev)
 
 void http_counts(const struct http *h, uint32_t *running, uint32_t *held)
 {
-    *running = h->all.count - h->all.held;
-    *held = h->all.held;
+    *running = h->all.count - h->all.held - h->all.asking;
+    *held = h->all.held + h->all.asking;
+}
+
+void http_lease_identified(struct http *h, const struct lease *lease)
+{
+    generations_identified(&h->all, lease);
+}
+
+void http_each_waiting(const struct http *h, void (*each)(const struct http_waiting *, void *),
+                       void *arg)
+{
+    generations_each_waiting(&h->all, each, arg);
 }
 
 void http_grant_ended(struct http *h, const struct grant *g)

@@ -30,8 +30,8 @@ struct leases *leases_create(struct front *f, struct db *db, struct error *err)
         error_set(err, STATUS_INVALID, "StateDir=%s: too long", f->config->state_dir);
         goto fail;
     }
-    if (key_secret_load(&l->secret, path, err) < 0 || leases_restore(l, db, err) < 0 ||
-        leases_watch_create(l, err) < 0)
+    if (leases_tenants_create(l, err) < 0 || key_secret_load(&l->secret, path, err) < 0 ||
+        leases_restore(l, db, err) < 0 || leases_watch_create(l, err) < 0)
         goto fail;
     return l;
 fail:
@@ -48,11 +48,9 @@ void leases_destroy(struct leases *l)
         free(l->grant[i]);
     for (size_t i = 0; i < l->lease_count; i++)
         free(l->lease[i]);
-    for (uint32_t i = 0; i < l->tenant_count; i++)
-        free(l->tenant[i]);
+    leases_tenants_destroy(l);
     free(l->grant);
     free(l->lease);
-    free(l->tenant);
     OPENSSL_cleanse(&l->secret, sizeof(l->secret));
     free(l);
 }
@@ -167,23 +165,6 @@ struct lease *leases_find_lease(const struct leases *l, int64_t id)
         if (l->lease[i]->row.id == id && !l->lease[i]->ended)
             return l->lease[i];
     return NULL;
-}
-
-uint32_t leases_tenant(struct leases *l, const char *account)
-{
-    for (uint32_t i = 0; i < l->tenant_count; i++)
-        if (strcmp(l->tenant[i], account) == 0)
-            return i + 1;
-    char *copy = strdup(account);
-    char **array = reallocarray(l->tenant, (size_t)l->tenant_count + 1, sizeof(*array));
-    if (array)
-        l->tenant = array;
-    if (!copy || !array) {
-        free(copy);
-        return 0;
-    }
-    l->tenant[l->tenant_count++] = copy;
-    return l->tenant_count;
 }
 
 void leases_counts(const struct leases *l, uint32_t *leases, uint32_t *grants)

@@ -19,10 +19,12 @@
 
 struct lease {
     struct db_lease row;
-    uint64_t used;   /* prompt and completion tokens, billed and in flight */
-    int identified;  /* account and start time are the controller's */
-    uint32_t tenant; /* small number of the account */
-    uint32_t grants; /* live ones */
+    uint64_t used;       /* prompt and completion tokens, billed and in flight */
+    int identified;      /* account and start time are the controller's */
+    uint32_t tenant;     /* small number of the account; 0: not known yet */
+    int64_t day;         /* leases_today() of the last tokens, */
+    uint64_t day_tokens; /* and how many of them there were on that day */
+    uint32_t grants;     /* live ones */
     int ended;
     int asking; /* lease.c: the controller is to be asked about it (again) */
 };
@@ -40,6 +42,16 @@ struct grant {
     int64_t asked_tokens;     /* lease.c: --model-tokens of its step; -1: none */
 };
 
+struct tenant { /* an account; number 0 stands for those that are not known yet */
+    char account[DB_NAME_MAX];
+    uint32_t number;
+    double share;            /* Tenant= Share= */
+    uint64_t tokens_per_day; /* 0: no limit */
+    uint32_t max_requests;   /* 0: no limit */
+    int64_t day;             /* leases_today() of `tokens` */
+    uint64_t tokens;         /* prompt and completion, billed and in flight */
+};
+
 struct leases; /* the set of them */
 
 /* Find the grant behind a request: by key (NULL if none came) and the peer's uid.  A key must be
@@ -54,9 +66,32 @@ int leases_model(struct leases *l, const struct grant *g, const char *name, uint
 int leases_charge(struct leases *l, struct grant *g, uint64_t tokens, struct error *err);
 /* Tokens that the budget still allows; UINT64_MAX if there is no budget. */
 uint64_t leases_left(const struct grant *g);
+
+/* --- quotas of accounts; lease_tenant.c --- */
+/* The local midnight before now, in wall microseconds: the name of a day; *ends_us (or NULL): the
+ * next one. */
+int64_t leases_today(int64_t *ends_us);
+/* Tokens that a request of that day may still take; UINT64_MAX: no limit. */
+uint64_t leases_day_left(const struct leases *l, const struct lease *lease, int64_t day);
+/* They are taken, or given back (below 0). */
+void leases_count_tokens(struct leases *l, struct lease *lease, int64_t day, int64_t tokens);
+/* EXHAUSTED, with the reason why no prompt of so many tokens is taken today. */
+int leases_day_refusal(const struct leases *l, const struct lease *lease, uint64_t tokens,
+                       struct error *err);
+/* EXHAUSTED if the account may have no further request now. */
+int leases_check_requests(const struct leases *l, const struct lease *lease, struct error *err);
+/* The configuration's Tenant= lines have changed, or the policy thread is there to be told. */
+void leases_reload_tenants(struct leases *l);
+/* Every tenant, the unknown one first, with its requests that run or wait. */
+void leases_each_tenant(const struct leases *l,
+                        void (*each)(const struct tenant *, uint32_t requests, void *), void *arg);
+/* Does the uid hold a live lease of the tenant? */
+int leases_has_tenant(const struct leases *l, uint32_t tenant, int64_t uid);
+
 /*
- * Can a request for this model (config index) run now?  1: submit it.  0: hold it and ask again,
- * every 100 ms or so, until grant->wait_deadline_us has passed (this function then returns -1). -1:
+ * Can a request for this model (config index) run now?  1: submit it.  0: hold it (the text says
+ * why) and ask again, every 100 ms or so, until grant->wait_deadline_us has passed (this function
+ * then returns -1).  -1:
  * refuse it: UNSUPPORTED, the model can never run here (503); UNAVAILABLE, no instance is up and
  * the step gave no --model-wait (503); EXHAUSTED, --model-wait has run out (429); DENIED, the
  * account may not use it (403).  A model with AllowAccounts= is held until the account is known,

@@ -106,6 +106,10 @@ static enum readiness model_ready(const struct leases *l, const struct policy_sn
             snprintf(why, room, "model \"%s\": instance %s is %s", name,
                      l->f->config->instances[in->index].name,
                      away ? in->state : "reading its file");
+            if (away && in->failure[0]) {
+                size_t len = strlen(why);
+                snprintf(why + len, room - len, " (its engine: %s)", in->failure);
+            }
         }
     }
     return best;
@@ -120,8 +124,11 @@ static int account_ready(const struct leases *l, const struct grant *g, uint32_t
 
     if (g->lease->identified || !m->allow_accounts)
         return leases_allowed(l, g->lease, model, err) < 0 ? -1 : 1;
-    if (clock_wall_us() - g->row.created_us < IDENTIFY_MAX_US)
+    if (clock_wall_us() - g->row.created_us < IDENTIFY_MAX_US) {
+        error_set(err, STATUS_UNAVAILABLE,
+                  "model \"%s\" is for some accounts, and this job's is being asked for", m->name);
         return 0;
+    }
     return error_set(
         err, STATUS_UNAVAILABLE,
         "model \"%s\" is for some accounts (AllowAccounts=), and Slurm's controller has "
@@ -150,6 +157,7 @@ int leases_ready(struct leases *l, const struct grant *g, uint32_t model, struct
     if (clock_wall_us() >= g->wait_deadline_us)
         return error_set(err, STATUS_EXHAUSTED, "waited %.0f s (--model-wait) and %s",
                          (double)g->row.wait_us / 1e6, why);
+    error_set(err, STATUS_UNAVAILABLE, "%s", why);
     return 0;
 }
 

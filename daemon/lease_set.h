@@ -2,7 +2,7 @@
  * lease_set.h - the set of leases, shared by lease*.c alone
  *
  * lease.c: finding, permission, budgets.  lease_open.c: opening and closing.  lease_watch.c: what
- * the controller says.  lease_store.c: the database.
+ * the controller says.  lease_store.c: the database.  lease_tenant.c: accounts.
  *
  * Invariants:
  * 1. A live grant's lease is live; lease->grants counts its live grants.
@@ -25,7 +25,7 @@ struct leases {
     struct lease **lease;
     struct grant **grant;
     size_t lease_count, lease_room, grant_count, grant_room;
-    char **tenant; /* accounts; number = index + 1 */
+    struct tenant **tenant; /* by number */
     uint32_t tenant_count;
     int64_t last_id; /* of a lease */
     int busy;        /* somebody walks the arrays: nothing is freed */
@@ -45,14 +45,23 @@ struct lease *leases_add_lease(struct leases *l, struct error *err);
 struct grant *leases_add_grant(struct leases *l, struct error *err);
 void leases_remove_lease(struct leases *l, struct lease *lease); /* frees it */
 int64_t leases_new_id(struct leases *l);
-/* The small number of an account, from 1 on; 0 (unknown) if there is no memory for it. */
-uint32_t leases_tenant(struct leases *l, const char *account);
 /* DENIED, naming both, if AllowAccounts= keeps a known account from a model. */
 int leases_allowed(const struct leases *l, const struct lease *lease, uint32_t model,
                    struct error *err);
 /* "a, b, c" of the configuration's models, at most ten. */
 void leases_name_models(const struct config *c, char *out, size_t room);
 void leases_reap(struct leases *l);
+
+/* --- lease_tenant.c --- */
+int leases_tenants_create(struct leases *l, struct error *err);
+void leases_tenants_destroy(struct leases *l);
+/* Today's tokens, from the ledger. */
+int leases_restore_tenants(struct leases *l, struct db *db, struct error *err);
+/* The small number of an account, from 1 on; 0 (unknown) if there is no memory for it. */
+uint32_t leases_tenant(struct leases *l, const char *account);
+/* The lease's account has become known: its tokens of today, and its requests, are the account's.
+ */
+void leases_identified(struct leases *l, struct lease *lease);
 
 /* --- lease_open.c --- */
 /* Model names to indices; NOT_FOUND names what there is. */

@@ -210,6 +210,8 @@ int leases_restore(struct leases *l, struct db *db, struct error *err)
     for (size_t i = 0; i < l->lease_count; i++)
         if (db_lease_used(db, l->lease[i]->row.id, &l->lease[i]->used, err) < 0)
             return -1;
+    if (leases_restore_tenants(l, db, err) < 0)
+        return -1;
     if (l->lease_count)
         log_info("%zu leases and %zu grants of before", l->lease_count, l->grant_count);
     return 0;

@@ -29,7 +29,7 @@ static void identify(struct leases *l, struct lease *lease, const struct slurm_j
     snprintf(row->account, sizeof(row->account), "%s", job->account);
     snprintf(row->partition, sizeof(row->partition), "%s", job->partition);
     lease->identified = 1;
-    lease->tenant = leases_tenant(l, row->account);
+    leases_identified(l, lease);
     log_debug("job %" PRId64 ": account %s, started at %" PRId64, row->job, row->account,
               row->job_start);
 }

@@ -12,10 +12,12 @@ daemon_libfront_a_SOURCES = \
     daemon/control_status.c \
     daemon/front.c \
     daemon/front.h \
+    daemon/front_cost.c \
     daemon/front_model.c \
     daemon/front_tier.c \
     daemon/generation.c \
     daemon/generation.h \
+    daemon/generation_admit.c \
     daemon/generation_state.h \
     daemon/generation_submit.c \
     daemon/generation_text.c \
@@ -27,6 +29,7 @@ daemon_libfront_a_SOURCES = \
     daemon/lease_open.c \
     daemon/lease_set.h \
     daemon/lease_store.c \
+    daemon/lease_tenant.c \
     daemon/lease_watch.c \
     daemon/listen.c \
     daemon/listen.h \

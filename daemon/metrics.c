@@ -20,7 +20,8 @@ struct model_metrics {
 
 struct metrics {
     const struct config *config;
-    uint64_t answers[6];         /* by the status code's first digit */
+    uint64_t answers[6]; /* by the status code's first digit */
+    uint64_t refused[METRICS_REFUSALS];
     struct model_metrics *model; /* [config->model_count] */
 };
 
@@ -108,6 +109,11 @@ void metrics_answer(struct metrics *m, int http)
         m->answers[http / 100]++;
 }
 
+void metrics_refuse(struct metrics *m, enum metrics_refusal why)
+{
+    m->refused[why]++;
+}
+
 int metrics_instance_up(const struct policy_instance_status *s)
 {
     return strcmp(s->state, "idle") == 0 || strcmp(s->state, "running") == 0;
@@ -120,6 +126,7 @@ struct page {
     const struct metrics *m;
     const struct metrics_gauge *gauges;
     const struct policy_snapshot *snapshot;
+    const struct metrics_now *now;
     struct evbuffer *out;
     int failed;
 };
@@ -320,10 +327,144 @@ static void put_instances(struct page *p)
                 s->model[(size_t)k * s->models + i].resident != 0);
 }
 
-int metrics_write(const struct metrics *m, const struct metrics_gauge *gauges,
-                  const struct policy_snapshot *snapshot, struct evbuffer *out, struct error *err)
+/* --- promises, costs, tenants -------------------------------------------------------------------
+ */
+
+static void put_promises(struct page *p)
 {
-    struct page p = {m, gauges, snapshot, out, 0};
+    static const char *const words[METRICS_REFUSALS] = {"budget", "tokens_per_day", "max_requests",
+                                                        "admission", "wait"};
+    const struct policy_snapshot *s = p->snapshot;
+
+    head(p, "modelpool_refused_total", "counter", "Requests that were answered 429, by reason.");
+    for (int i = 0; i < METRICS_REFUSALS; i++)
+        put(p, "modelpool_refused_total{reason=\"%s\"} %" PRIu64 "\n", words[i], p->m->refused[i]);
+    head(p, "modelpool_admission_queue", "gauge", "Requests that wait for a promise of their SLO.");
+    for (size_t i = 0; i < p->m->config->model_count; i++)
+        put(p, "modelpool_admission_queue{model_name=\"%s\"} %u\n", model_name(p, i),
+            p->gauges[i].asking);
+    head(p, "modelpool_promised_ratio", "gauge",
+         "The part of an instance's time that is promised to requests with an SLO.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        put(p, "modelpool_promised_ratio{instance=\"%s\"} %.6f\n", instance_name(p, k),
+            s->instance[k].promised);
+}
+
+/* A row for each model that has sequences on an instance. */
+static void put_work(struct page *p)
+{
+    const struct policy_snapshot *s = p->snapshot;
+
+    head(p, "modelpool_oldest_wait_seconds", "gauge",
+         "How long a model's sequences have waited for a turn.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        for (uint32_t i = 0; i < s->models; i++) {
+            const struct policy_model_status *m = &s->model[(size_t)k * s->models + i];
+            if (m->since_us > 0)
+                put(p, "modelpool_oldest_wait_seconds{model_name=\"%s\",instance=\"%s\"} %.6f\n",
+                    model_name(p, i), instance_name(p, k),
+                    (double)(p->now->now_us - m->since_us) / 1e6);
+        }
+    head(p, "modelpool_slack_seconds", "gauge",
+         "Until the earliest deadline of a token that nobody has; below 0 it is late.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        for (uint32_t i = 0; i < s->models; i++) {
+            const struct policy_model_status *m = &s->model[(size_t)k * s->models + i];
+            if (m->since_us > 0 && m->due_us != INT64_MAX)
+                put(p, "modelpool_slack_seconds{model_name=\"%s\",instance=\"%s\"} %.6f\n",
+                    model_name(p, i), instance_name(p, k),
+                    (double)(m->due_us - p->now->now_us) / 1e6);
+        }
+}
+
+static void put_costs(struct page *p)
+{
+    static const char *const words[COST_KINDS] = {"step", "prefill", "load"};
+    const struct policy_snapshot *s = p->snapshot;
+
+    head(p, "modelpool_cost_error_ratio", "gauge",
+         "How far predictions are off: a running median over what was measured.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        for (uint32_t i = 0; i < s->models; i++)
+            for (int kind = 0; kind < COST_KINDS; kind++) {
+                const struct policy_model_status *m = &s->model[(size_t)k * s->models + i];
+                if (m->cost_samples[kind] > 0)
+                    put(p,
+                        "modelpool_cost_error_ratio{model_name=\"%s\",instance=\"%s\","
+                        "kind=\"%s\"} %.6f\n",
+                        model_name(p, i), instance_name(p, k), words[kind], m->cost_error[kind]);
+            }
+}
+
+/* Accounts are Slurm's, and may hold what ends a label. */
+static void escape(const char *text, char *out, size_t room)
+{
+    size_t n = 0;
+
+    for (; *text && n + 3 < room; text++) {
+        if (*text == '\\' || *text == '"')
+            out[n++] = '\\';
+        out[n++] = *text == '\n' ? ' ' : *text;
+    }
+    out[n] = '\0';
+}
+
+enum tenant_value { TENANT_TIME, TENANT_SHARE, TENANT_REQUESTS, TENANT_TOKENS, TENANT_LIMIT };
+
+static double tenant_value(const struct page *p, const struct metrics_tenant *t,
+                           enum tenant_value what)
+{
+    const struct policy_snapshot *s = p->snapshot;
+
+    switch (what) {
+    case TENANT_TIME:
+        return t->number < s->tenants ? s->tenant[t->number].used : 0;
+    case TENANT_SHARE:
+        return t->number < s->tenants ? s->tenant[t->number].share : 1;
+    case TENANT_REQUESTS:
+        return t->requests;
+    case TENANT_TOKENS:
+        return (double)t->tokens_today;
+    case TENANT_LIMIT:
+        return (double)t->tokens_per_day;
+    }
+    return 0;
+}
+
+static void put_tenants(struct page *p)
+{
+    static const struct {
+        const char *name, *type, *help;
+        enum tenant_value what;
+    } values[] = {
+        {"modelpool_tenant_gpu_seconds_total", "counter", "Device time that an account has had.",
+         TENANT_TIME},
+        {"modelpool_tenant_share", "gauge", "Its share of the time (Tenant= Share=).",
+         TENANT_SHARE},
+        {"modelpool_tenant_requests", "gauge", "Its requests that run or wait.", TENANT_REQUESTS},
+        {"modelpool_tenant_tokens_today", "gauge", "Tokens of its requests since midnight.",
+         TENANT_TOKENS},
+        {"modelpool_tenant_tokens_per_day", "gauge", "Its limit, where it has one.", TENANT_LIMIT},
+    };
+
+    for (size_t v = 0; v < sizeof values / sizeof *values; v++) {
+        head(p, values[v].name, values[v].type, values[v].help);
+        for (size_t i = 0; i < p->now->tenant_count; i++) {
+            const struct metrics_tenant *t = &p->now->tenants[i];
+            char account[160];
+            if (values[v].what == TENANT_LIMIT && t->tokens_per_day == 0)
+                continue;
+            escape(t->account, account, sizeof account);
+            put(p, "%s{account=\"%s\"} %.15g\n", values[v].name, account,
+                tenant_value(p, t, values[v].what));
+        }
+    }
+}
+
+int metrics_write(const struct metrics *m, const struct metrics_now *now, struct evbuffer *out,
+                  struct error *err)
+{
+    struct page p = {m, now->gauges, now->snapshot, now, out, 0};
 
     put_requests(&p);
     put_histogram(&p, "vllm:time_to_first_token_seconds", "From arrival to the first token.",
@@ -334,5 +475,9 @@ int metrics_write(const struct metrics *m, const struct metrics_gauge *gauges,
                   offsetof(struct model_metrics, whole), whole_bounds);
     put_kv(&p);
     put_instances(&p);
+    put_promises(&p);
+    put_work(&p);
+    put_costs(&p);
+    put_tenants(&p);
     return p.failed ? error_set(err, STATUS_NOMEM, "no memory for the page") : 0;
 }

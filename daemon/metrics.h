@@ -22,6 +22,15 @@ enum metrics_finish {
     METRICS_FINISHES
 };
 
+enum metrics_refusal { /* 429, and why */
+                       METRICS_BUDGET,
+                       METRICS_TOKENS_PER_DAY,
+                       METRICS_MAX_REQUESTS,
+                       METRICS_ADMISSION,
+                       METRICS_WAIT, /* no engine within --model-wait */
+                       METRICS_REFUSALS
+};
+
 struct metrics;
 
 struct metrics *metrics_create(const struct config *config, struct error *err);
@@ -35,6 +44,7 @@ void metrics_first_token(struct metrics *m, uint32_t model, int64_t us);
 /* Any later token, since the one before. */
 void metrics_next_token(struct metrics *m, uint32_t model, int64_t us);
 void metrics_end(struct metrics *m, uint32_t model, enum metrics_finish finish, int64_t us);
+void metrics_refuse(struct metrics *m, enum metrics_refusal why);
 /* An answer with this HTTP status has begun. */
 void metrics_answer(struct metrics *m, int http);
 
@@ -43,9 +53,23 @@ int metrics_instance_up(const struct policy_instance_status *s);
 
 struct metrics_gauge { /* of one model, as the front has it now */
     uint32_t running, waiting;
+    uint32_t asking; /* for a promise of their SLO */
 };
-/* Append the text.  gauges: one per model; snapshot may be empty (no engines yet).  -1 (NOMEM). */
-int metrics_write(const struct metrics *m, const struct metrics_gauge *gauges,
-                  const struct policy_snapshot *snapshot, struct evbuffer *out, struct error *err);
+struct metrics_tenant {  /* of one account */
+    const char *account; /* "": those that are not known yet */
+    uint32_t number;     /* in the snapshot */
+    uint32_t requests;
+    uint64_t tokens_today, tokens_per_day; /* per day 0: no limit */
+};
+struct metrics_now {                    /* what is true at the time of asking */
+    const struct metrics_gauge *gauges; /* one per model */
+    const struct metrics_tenant *tenants;
+    size_t tenant_count;
+    const struct policy_snapshot *snapshot; /* may be empty (no engines yet) */
+    int64_t now_us;                         /* monotonic */
+};
+/* Append the text.  -1 (NOMEM). */
+int metrics_write(const struct metrics *m, const struct metrics_now *now, struct evbuffer *out,
+                  struct error *err);
 
 #endif

@@ -12,13 +12,24 @@
 #include "common/log.h"
 #include "daemon/policy_state.h"
 
-enum mail_kind { MAIL_SUBMIT, MAIL_CANCEL, MAIL_STOP, MAIL_COMMAND, MAIL_QUIT };
+enum mail_kind {
+    MAIL_ASK,    /* a struct policy_ask */
+    MAIL_SUBMIT, /* a struct policy_request */
+    MAIL_TEACH,  /* a struct policy_cost; all others are a struct note */
+    MAIL_CANCEL,
+    MAIL_STOP,
+    MAIL_SHARE,
+    MAIL_TENANT,
+    MAIL_COMMAND,
+    MAIL_QUIT
+};
 
-struct note { /* every mail but a request, which is one itself */
+struct note {
     struct mail mail;
     enum policy_command command;
-    uint32_t target;
-    uint64_t id; /* sequence, or tag */
+    uint32_t target; /* of the command; tenant */
+    uint64_t id;     /* sequence, or tag */
+    double share;
 };
 
 static const struct policy_limits usual_limits = {
@@ -71,6 +82,7 @@ void policy_settle(struct policy *p)
         p->replace = 0;
         sequence_place_all(p);
     }
+    promise_settle(p);
     for (uint32_t i = 0; i < p->instance_count; i++) {
         sequence_settle(&p->instances[i]);
         turn_feed(&p->instances[i]);
@@ -85,6 +97,10 @@ void policy_settle(struct policy *p)
 static void stop_all(struct policy *p)
 {
     p->stopping = 1;
+    event_del(p->promise_timer);
+    event_del(p->cost_timer);
+    promise_refuse_all(p);
+    cost_flush(p);
     while (!TAILQ_EMPTY(&p->sequences))
         sequence_end(p, TAILQ_FIRST(&p->sequences), FINISH_NONE, 0, STATUS_UNAVAILABLE,
                      "modelpoold is stopping");
@@ -97,8 +113,45 @@ static void end_early(struct policy *p, uint64_t seq, enum finish finish)
 {
     struct sequence *s = sequence_find(p, seq);
 
-    if (s != NULL) /* else it has ended by itself, and its DONE is on its way */
+    if (s != NULL)
         sequence_end(p, s, finish, 1, STATUS_OK, "");
+    else /* else it has ended by itself, and its DONE is on its way */
+        promise_cancel(p, seq);
+}
+
+static void set_share(struct policy *p, uint32_t tenant, double share)
+{
+    struct error err;
+
+    if (sched_set_share(p->sched, tenant, share, &err) != 0) {
+        log_error("policy: %s", err.text);
+        return;
+    }
+    if (tenant >= p->tenant_count) {
+        double *more = realloc(p->shares, (tenant + 1u) * sizeof *more);
+
+        if (more == NULL)
+            return; /* it is not shown */
+        for (uint32_t i = p->tenant_count; i <= tenant; i++)
+            more[i] = 1;
+        p->shares = more;
+        p->tenant_count = tenant + 1;
+    }
+    p->shares[tenant] = share;
+    p->changed = 1;
+}
+
+static void set_tenant(struct policy *p, uint64_t seq, uint32_t tenant)
+{
+    struct sequence *s = sequence_find(p, seq);
+
+    if (s == NULL) {
+        promise_set_tenant(p, seq, tenant);
+        return;
+    }
+    s->request->tenant = tenant;
+    if (s->scheduled)
+        sched_set_tenant(p->sched, seq, tenant);
 }
 
 static void take_note(struct policy *p, const struct note *n)
@@ -110,6 +163,12 @@ static void take_note(struct policy *p, const struct note *n)
     case MAIL_STOP:
         end_early(p, n->id, FINISH_STOP);
         break;
+    case MAIL_SHARE:
+        set_share(p, n->target, n->share);
+        break;
+    case MAIL_TENANT:
+        set_tenant(p, n->id, n->target);
+        break;
     case MAIL_COMMAND:
         command_start(p, n->command, n->target, n->id);
         break;
@@ -117,6 +176,24 @@ static void take_note(struct policy *p, const struct note *n)
         stop_all(p);
         break;
     }
+}
+
+static void take_mail(struct policy *p, struct mail *m)
+{
+    switch (m->kind) {
+    case MAIL_SUBMIT: /* which keeps it */
+        sequence_submit(p, (struct policy_request *)m);
+        return;
+    case MAIL_ASK:
+        promise_ask(p, (const struct policy_ask *)m);
+        break;
+    case MAIL_TEACH:
+        cost_teach(p, (const struct policy_cost *)m);
+        break;
+    default:
+        take_note(p, (const struct note *)m);
+    }
+    free(m);
 }
 
 static void on_mail(evutil_socket_t fd, short what, void *arg)
@@ -127,14 +204,16 @@ static void on_mail(evutil_socket_t fd, short what, void *arg)
     (void)what;
     for (struct mail *m = mailbox_take(p->inbox), *next; m != NULL; m = next) {
         next = m->next;
-        if (m->kind == MAIL_SUBMIT) {
-            sequence_submit(p, (struct policy_request *)m);
-        } else {
-            take_note(p, (struct note *)m);
-            free(m);
-        }
+        take_mail(p, m);
     }
     policy_settle(p);
+}
+
+static void on_cost_timer(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    cost_on_timer(arg);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -151,9 +230,16 @@ static void *policy_main(void *arg)
 {
     struct policy *p = arg;
 
+    log_info("scheduler %s%s; admission: %s", p->config->scheduler,
+             strcmp(p->config->scheduler, "aegaeon") == 0
+                 ? " (unified: each instance takes prompts before decode turns)"
+                 : "",
+             p->admission ? "yes" : "no");
+
     for (uint32_t i = 0; i < p->instance_count; i++)
         engine_start(&p->instances[i]);
     policy_settle(p);
+    cost_on_timer(p);
     if (event_base_dispatch(p->base) < 0)
         log_error("policy: the event loop has failed");
     return NULL;
@@ -169,7 +255,7 @@ static int instance_init(struct policy *p, uint32_t config_index, struct error *
     in->index = p->instance_count;
     in->config = &p->config->instances[config_index];
     in->status.index = config_index;
-    in->status.running_model = UINT32_MAX;
+    in->status.running_model = in->status.next_model = UINT32_MAX;
     in->loading = UINT32_MAX;
     in->models = calloc(p->model_count > 0 ? p->model_count : 1, sizeof *in->models);
     in->timer = event_new(p->base, -1, 0, on_timer, in);
@@ -204,9 +290,11 @@ static int loop_init(struct policy *p, struct error *err)
     p->inbox = mailbox_create(err);
     if (p->inbox == NULL)
         return -1;
-    if (p->base != NULL)
+    if (p->base != NULL) {
         p->mail = event_new(p->base, mailbox_fd(p->inbox), EV_READ | EV_PERSIST, on_mail, p);
-    if (p->mail == NULL || event_add(p->mail, NULL) != 0)
+        p->cost_timer = event_new(p->base, -1, 0, on_cost_timer, p);
+    }
+    if (p->mail == NULL || p->cost_timer == NULL || event_add(p->mail, NULL) != 0)
         return error_set(err, STATUS_NOMEM, "policy: no event loop");
     return 0;
 }
@@ -227,6 +315,11 @@ static void policy_free(struct policy *p)
         pthread_mutex_destroy(&p->snapshot_lock);
     policy_snapshot_free(&p->snapshot);
     sched_destroy(p->sched);
+    promise_clear(p);
+    free(p->taught);
+    free(p->shares);
+    if (p->cost_timer != NULL)
+        event_free(p->cost_timer);
     if (p->mail != NULL)
         event_free(p->mail);
     if (p->base != NULL)
@@ -255,7 +348,8 @@ struct policy *policy_create_limited(const struct config *config, struct tier *t
                                      const struct policy_limits *limits, struct mailbox *sink,
                                      struct error *err)
 {
-    struct sched_params params = {.turn_us = config->turn_us, .held = POLICY_TURNS_HELD};
+    struct sched_params params = {
+        .turn_us = config->turn_us, .held = POLICY_TURNS_HELD, .fair_us = config->fair_us};
     struct policy *p = calloc(1, sizeof *p);
 
     if (p == NULL) {
@@ -267,9 +361,11 @@ struct policy *policy_create_limited(const struct config *config, struct tier *t
     p->sink = sink;
     tier_begin(p, tier);
     TAILQ_INIT(&p->commands);
+    TAILQ_INIT(&p->promises);
     p->sched = sched_create(config->scheduler, &params, err);
     if (p->sched == NULL || sequence_table_init(p, err) != 0 || loop_init(p, err) != 0 ||
-        instances_init(p, err) != 0 || snapshot_init(p, err) != 0 || thread_init(p, err) != 0) {
+        instances_init(p, err) != 0 || promise_init(p, err) != 0 || snapshot_init(p, err) != 0 ||
+        thread_init(p, err) != 0) {
         policy_free(p);
         return NULL;
     }
@@ -295,6 +391,33 @@ static void post_note(struct policy *p, enum mail_kind kind, struct note note)
     *n = note;
     n->mail.kind = (int)kind;
     mailbox_post(p->inbox, &n->mail);
+}
+
+void policy_admit(struct policy *p, struct policy_ask *a)
+{
+    a->mail.kind = MAIL_ASK;
+    mailbox_post(p->inbox, &a->mail);
+}
+
+void policy_teach(struct policy *p, const struct policy_cost *c)
+{
+    struct policy_cost *copy = malloc(sizeof *copy);
+
+    if (copy == NULL)
+        return; /* it is measured again */
+    *copy = *c;
+    copy->mail.kind = MAIL_TEACH;
+    mailbox_post(p->inbox, &copy->mail);
+}
+
+void policy_set_share(struct policy *p, uint32_t tenant, double share)
+{
+    post_note(p, MAIL_SHARE, (struct note){.target = tenant, .share = share});
+}
+
+void policy_set_tenant(struct policy *p, uint64_t seq, uint32_t tenant)
+{
+    post_note(p, MAIL_TENANT, (struct note){.target = tenant, .id = seq});
 }
 
 void policy_submit(struct policy *p, struct policy_request *r)

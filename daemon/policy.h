@@ -17,6 +17,7 @@
 #include "common/config.h"
 #include "common/order.h"
 #include "daemon/mailbox.h"
+#include "sched/cost.h"
 
 struct policy;
 struct tier;
@@ -37,12 +38,24 @@ struct policy_request {
     struct token_bias *biases; /* malloc'd or NULL: ownership passes to policy */
 };
 
+struct policy_ask {   /* may a request with an SLO be promised? */
+    struct mail mail; /* policy's, on its way */
+    uint64_t seq;     /* as its policy_request will have it */
+    uint32_t model, tenant, tokens, max_tokens;
+    int64_t ttft_us, tbt_us;
+    int64_t wait_us; /* how long it may wait for the promise; 0: now or never */
+};
+
 enum policy_event_kind {
     POLICY_TOKENS,   /* rows[] of one step */
     POLICY_LOGPROBS, /* of a token of the TOKENS that comes next */
     POLICY_DONE,     /* seq has ended: after its last token, or with a fault in text */
     POLICY_MODEL,    /* a model's weights came or went on an instance: placement */
     POLICY_REPLY,    /* answer to load, unload, drain, resume: tag, status, text */
+    POLICY_ADMITTED, /* seq is promised: submit it, or cancel it */
+    POLICY_WAITING,  /* seq has to wait for its promise; text says why */
+    POLICY_REFUSED,  /* seq is not promised: status, text */
+    POLICY_COST,     /* a struct policy_cost: what work was measured to cost */
 };
 
 struct policy_usage {
@@ -52,17 +65,29 @@ struct policy_usage {
                       * anew, where it would be its own */
 };
 
+enum cost_kind { COST_STEP, COST_PREFILL, COST_LOAD, COST_KINDS };
+
+struct policy_cost { /* of a model on a device */
+    struct mail mail;
+    uint32_t model;  /* index into config->models */
+    char device[64]; /* as the engine names it */
+    uint64_t weight_bytes;
+    struct cost cost;
+    uint64_t samples[COST_KINDS]; /* measurements behind it */
+    double error[COST_KINDS];     /* median of |measured - predicted| / measured */
+};
+
 struct policy_event {
     struct mail mail;          /* kind: enum policy_event_kind; free() when done */
-    uint64_t seq;              /* DONE, LOGPROBS */
+    uint64_t seq;              /* DONE, LOGPROBS, ADMITTED, WAITING, REFUSED */
     enum finish finish;        /* DONE: FINISH_NONE means fault, see status and text */
-    enum status status;        /* DONE with a fault, REPLY */
+    enum status status;        /* DONE with a fault, REPLY, REFUSED */
     struct policy_usage usage; /* DONE */
     uint64_t tag;              /* REPLY */
     uint32_t instance, model;  /* MODEL: indices into config->instances, config->models */
     int resident;              /* MODEL */
     uint64_t bytes;            /* MODEL */
-    char text[ORDER_TEXT_MAX]; /* fault, reply */
+    char text[ORDER_TEXT_MAX]; /* fault, reply, reason */
     uint32_t count;            /* TOKENS */
     struct event_logprobs logprobs;
     struct event_row rows[];
@@ -75,10 +100,24 @@ struct policy *policy_create(const struct config *config, struct tier *tier, str
 /* Ends the engines (by closing their channels; kill after 2 s), joins the thread. */
 void policy_destroy(struct policy *p);
 
+/*
+ * Takes ownership of a (malloc'd).  Yields POLICY_WAITING at most once, then ADMITTED or REFUSED. A
+ * promise holds until the request is submitted and ends, or is cancelled.  Who asks for best
+ * effort, or where nothing is promised (Admission=no, schedulers without deadlines), is admitted at
+ * once.
+ */
+void policy_admit(struct policy *p, struct policy_ask *a);
 /* Takes ownership of r (malloc'd), its tokens and biases.  Every submit yields exactly one
  * POLICY_DONE. */
 void policy_submit(struct policy *p, struct policy_request *r);
-/* Its DONE comes with FINISH_NONE, STATUS_OK and an empty text; late tokens are dropped. */
+/* A tenant's share of the GPU time; 1 until it is told. */
+void policy_set_share(struct policy *p, uint32_t tenant, double share);
+/* A request's tenant has become known. */
+void policy_set_tenant(struct policy *p, uint64_t seq, uint32_t tenant);
+/* What an earlier life has measured; c is copied. */
+void policy_teach(struct policy *p, const struct policy_cost *c);
+/* What was asked for and not admitted yet, or not submitted, is forgotten without an event.  A
+ * request's DONE comes with FINISH_NONE, STATUS_OK and an empty text; late tokens are dropped. */
 void policy_cancel(struct policy *p, uint64_t seq);
 /* The front found a stop string or a budget's end: as cancel, but finish is FINISH_STOP. */
 void policy_stop(struct policy *p, uint64_t seq);
@@ -97,6 +136,7 @@ struct policy_instance_status {
     char device[64];
     uint64_t memory_bytes;
     uint32_t running_model; /* index or UINT32_MAX */
+    uint32_t next_model;    /* of the turn after the running one: index or UINT32_MAX */
     uint32_t restarts;
     int32_t pid;
     uint64_t turns, steps, switches, preemptions, tokens, switch_bytes;
@@ -104,6 +144,8 @@ struct policy_instance_status {
     uint64_t file_bytes;                /* read from models' files */
     uint64_t prefetches, prefetch_hits; /* loads behind turns; those that a turn then found */
     int64_t step_us, switch_us;
+    double promised;   /* the part of its time that requests with an SLO were promised */
+    char failure[160]; /* why the last engine ended; "" once another one is up */
 };
 struct policy_model_status {   /* of a model on an instance */
     int known, resident, ok;   /* known: the engine has read the file; ok: it can run there */
@@ -113,6 +155,12 @@ struct policy_model_status {   /* of a model on an instance */
     uint32_t running, waiting; /* sequences that the engine has / held back */
     uint32_t kv_pages_used, kv_pages_total;
     uint64_t switches, steps, tokens;
+    int64_t since_us; /* its sequences wait for a turn since; 0: none does */
+    int64_t due_us;   /* the earliest deadline of an undelivered token; INT64_MAX: none */
+    double share;     /* of the instance's time, for its sequences' token rates */
+    struct cost cost;
+    uint64_t cost_samples[COST_KINDS];
+    double cost_error[COST_KINDS];
     int in_host;      /* it has a master copy */
     int preparing;    /* one is prepared, */
     uint32_t percent; /* of which this is done */
@@ -126,6 +174,9 @@ struct policy_cache_status {              /* a model's master copy in host memor
     uint64_t bytes;
     int64_t used_us; /* wall */
 };
+struct policy_tenant_status {
+    double share, used; /* used: seconds of GPU time */
+};
 struct policy_snapshot {
     uint32_t instances, models; /* instances of this node, in config order; all models */
     struct policy_instance_status *instance; /* [instances] */
@@ -134,6 +185,9 @@ struct policy_snapshot {
     uint32_t caches;
     uint64_t cache_used;     /* bytes */
     const char *cache_place; /* folder of the files; the tier's */
+    uint32_t tenants;
+    struct policy_tenant_status *tenant; /* [tenants], by their numbers */
+    int admission;                       /* requests with an SLO are promised it, or refused */
 };
 /* A copy of the state as of the last turn end or arrival.  Any thread. */
 int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error *err);

@@ -1,12 +1,15 @@
 # The policy thread, the writer thread and mailboxes
 noinst_LIBRARIES += daemon/libpolicy.a
 daemon_libpolicy_a_SOURCES = \
+    daemon/cost_fit.c \
+    daemon/cost_fit.h \
     daemon/engine_link.c \
     daemon/engine_link.h \
     daemon/mailbox.c \
     daemon/mailbox.h \
     daemon/policy.c \
     daemon/policy.h \
+    daemon/policy_admit.c \
     daemon/policy_command.c \
     daemon/policy_cost.c \
     daemon/policy_engine.c \
@@ -29,16 +32,20 @@ daemon_libpolicy_a_SOURCES = \
 
 check_PROGRAMS += \
     tests/tools/fake_engine \
+    tests/unit/cost_fit_test \
     tests/unit/engine_link_test \
     tests/unit/mailbox_test \
+    tests/unit/policy_admit_test \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
     tests/unit/tier_test \
     tests/unit/writer_test
 TESTS += \
+    tests/unit/cost_fit_test \
     tests/unit/engine_link_test \
     tests/unit/mailbox_test \
+    tests/unit/policy_admit_test \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
@@ -47,6 +54,8 @@ TESTS += \
 
 tests_tools_fake_engine_SOURCES = tests/tools/fake_engine.c tests/tools/fake_engine.h
 tests_tools_fake_engine_LDADD = common/libcommon.a
+tests_unit_cost_fit_test_SOURCES = tests/unit/cost_fit_test.c
+tests_unit_cost_fit_test_LDADD = daemon/libpolicy.a $(CMOCKA_LIBS) -lm
 tests_unit_engine_link_test_SOURCES = tests/unit/engine_link_test.c
 tests_unit_engine_link_test_LDADD = \
     daemon/libpolicy.a common/libcommon.a $(CMOCKA_LIBS) $(EVENT_LIBS) -lpthread
@@ -59,6 +68,8 @@ POLICY_BENCH = \
     tests/tools/fake_engine.h \
     tests/unit/policy_bench.c \
     tests/unit/policy_bench.h
+tests_unit_policy_admit_test_SOURCES = tests/unit/policy_admit_test.c $(POLICY_BENCH)
+tests_unit_policy_admit_test_LDADD = $(POLICY_TEST_LIBS)
 tests_unit_policy_death_test_SOURCES = tests/unit/policy_death_test.c $(POLICY_BENCH)
 tests_unit_policy_death_test_LDADD = $(POLICY_TEST_LIBS)
 tests_unit_policy_engine_test_SOURCES = tests/unit/policy_engine_test.c

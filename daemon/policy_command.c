@@ -207,7 +207,7 @@ static uint32_t sequences_at(const struct instance *in)
 static void drain(struct policy *p, struct instance *in, uint64_t tag)
 {
     in->drained = 1;
-    p->changed = p->replace = 1;
+    p->changed = p->replace = p->retry = 1;
     sched_set_available(p->sched, in->index, 0);
     log_info("instance %s: draining", in->config->name);
     pend(p, POLICY_DRAIN, in->status.index, tag, in);
@@ -232,7 +232,7 @@ static void resume(struct policy *p, struct instance *in, uint64_t tag)
     struct pending_command *c, *next;
 
     in->drained = 0;
-    p->changed = p->replace = 1;
+    p->changed = p->replace = p->retry = 1;
     sched_set_available(p->sched, in->index, in->state == INSTANCE_READY);
     for (c = TAILQ_FIRST(&p->commands); c != NULL; c = next) {
         next = TAILQ_NEXT(c, link);

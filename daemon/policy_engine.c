@@ -132,6 +132,7 @@ static void check_complete(struct instance *in)
     }
     in->complete = 1;
     in->failed_starts = 0;
+    in->failure[0] = '\0';
 }
 
 static void refuse_model(struct instance *in, uint32_t model, enum status status, const char *text)
@@ -244,7 +245,7 @@ void engine_model(struct instance *in, const struct event_model *ev)
     tier_model_known(in, ev);
     if (in->policy->config->models[ev->model].pin == PIN_GPU)
         load_pinned(in, ev->model);
-    in->policy->replace = 1;
+    in->policy->replace = in->policy->retry = 1;
     in->policy->changed = 1;
     check_complete(in);
 }
@@ -300,9 +301,10 @@ void engine_lost(struct instance *in, const char *why)
 {
     log_error("instance %s: engine (pid %d) is lost: %s", in->config->name, (int)in->process.pid,
               why);
+    snprintf(in->failure, sizeof in->failure, "%s", why); /* the link's own */
     engine_link_destroy(in->link);
     in->link = NULL;
-    in->status.running_model = UINT32_MAX;
+    in->status.running_model = in->status.next_model = UINT32_MAX;
     in->status.restarts++;
     set_instance_state(in, INSTANCE_REAPING);
     sched_set_available(in->policy->sched, in->index, 0);
@@ -315,7 +317,7 @@ void engine_lost(struct instance *in, const char *why)
     in->empty_turns = 0;
     in->settled_turn = 0;
     command_instance_lost(in);
-    in->policy->replace = 1;
+    in->policy->replace = in->policy->retry = 1;
     in->deadline_us = 0;
     arm(in, 0);
 }
@@ -355,6 +357,7 @@ static void reap(struct instance *in)
         return;
     }
     log_error("instance %s: engine: %s", in->config->name, text);
+    snprintf(in->failure, sizeof in->failure, "%s", text);
     back_off(in);
 }
 

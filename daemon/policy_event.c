@@ -95,14 +95,15 @@ static void on_step(struct instance *in, const struct event_step *ev)
     struct policy *p = in->policy;
     struct event_row rows[ORDER_ROWS_MAX];
     struct policy_event *out;
-    uint32_t count = 0;
+    uint32_t count = 0, model;
 
     if (in->turn_count == 0) {
         engine_link_break(in->link, "it made a step outside of its turns");
         return;
     }
-    keep_prefill(&in->models[in->turns[0].model], ev);
-    cost_step(in, in->turns[0].model, ev);
+    model = in->turns[0].model;
+    cost_step(in, model, ev, in->models[model].prefill_tokens);
+    keep_prefill(&in->models[model], ev);
     for (uint32_t i = 0; i < ev->count; i++) {
         if (take_row(in, ev, &ev->rows[i]))
             rows[count++] = ev->rows[i];

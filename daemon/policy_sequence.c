@@ -140,7 +140,12 @@ void sequence_submit(struct policy *p, struct policy_request *r)
     } else if ((s = calloc(1, sizeof *s)) == NULL) {
         refuse(p, r, STATUS_NOMEM, "modelpoold is out of memory");
     } else {
+        uint64_t seq = r->seq;
+        uint32_t instance;
+
         insert(p, r, s);
+        if (promise_claim(p, seq, &instance)) /* the scheduler knows it already */
+            set_instance(p, s, instance);
         sequence_place(p, s);
     }
 }
@@ -294,6 +299,7 @@ static void open_sequence(struct instance *in, const struct sequence *s)
         .tokens = s->count,
         .generated = s->count - s->prompt,
         .max_tokens = s->request->max_tokens,
+        .urgent = s->request->ttft_us > 0,
         /* Not tried on GPUs yet. */
         .sharing = in->config->device == CONFIG_CUDA ? 0 : s->request->sharing,
         .sampling = s->request->sampling,
@@ -328,7 +334,7 @@ void sequence_place(struct policy *p, struct sequence *s)
         return;
     if (engine_link_queued(in->link) > POLICY_QUEUE_LOW) {
         sequence_take_back(p, s, SEQUENCE_WAITING);
-    } else if ((fresh && in->held > 0) || in->open >= POLICY_OPEN_MAX ||
+    } else if ((fresh && in->held > 0 && s->request->ttft_us <= 0) || in->open >= POLICY_OPEN_MAX ||
                (is_suspect(p, s) && suspect_is_open(in))) {
         sequence_take_back(p, s, SEQUENCE_HELD); /* behind older ones that wait */
     } else {
@@ -446,6 +452,7 @@ void sequence_end(struct policy *p, struct sequence *s, enum finish finish, int 
     if (s->scheduled) {
         sched_finish(p->sched, clock_monotonic_us(), s->request->seq);
         p->instances[s->instance].ended++;
+        p->retry = 1;
     }
     remove_sequence(p, s);
     event_emit(p, ev);

@@ -14,6 +14,7 @@ static int allocate(struct policy_snapshot *s, uint32_t instances, uint32_t mode
     *s = (struct policy_snapshot){.instances = instances, .models = models};
     s->instance = calloc(instances > 0 ? instances : 1, sizeof *s->instance);
     s->model = calloc(cells > 0 ? cells : 1, sizeof *s->model);
+    s->tenant = NULL;
     if (tier)
         s->cache = calloc(POLICY_CACHES_MAX, sizeof *s->cache);
     if (s->instance != NULL && s->model != NULL && (s->cache != NULL || !tier))
@@ -42,26 +43,61 @@ static const char *state_word(const struct instance *in)
     return in->turn_count > 0 ? "running" : "idle";
 }
 
+static void copy_model(const struct instance *in, uint32_t model, struct policy_model_status *to)
+{
+    const struct engine_model *m = &in->models[model];
+    struct sched_work work;
+
+    *to = m->status;
+    /* The engine tells at turn ends; pages of sequences that ended since are free again. */
+    if (to->running == 0)
+        to->kv_pages_used = 0;
+    to->in_host = m->master != NULL && m->master->state == TIER_COMPLETE;
+    to->preparing = tier_percent(m, &to->percent);
+    sched_get_work(in->policy->sched, in->index, model, &work);
+    to->since_us = work.since;
+    to->due_us = work.due;
+    to->share = work.share;
+    to->cost = m->cost;
+    to->cost_samples[COST_STEP] = m->step.samples;
+    to->cost_samples[COST_PREFILL] = m->prefill.samples;
+    to->cost_samples[COST_LOAD] = m->loads;
+    to->cost_error[COST_STEP] = m->step.error;
+    to->cost_error[COST_PREFILL] = m->prefill.error;
+    to->cost_error[COST_LOAD] = m->load_error;
+}
+
+static void copy_tenants(struct policy *p)
+{
+    struct policy_snapshot *s = &p->snapshot;
+
+    if (s->tenants < p->tenant_count) {
+        struct policy_tenant_status *more = realloc(s->tenant, p->tenant_count * sizeof *more);
+
+        if (more == NULL)
+            return;
+        s->tenant = more;
+        s->tenants = p->tenant_count;
+    }
+    for (uint32_t i = 0; i < s->tenants; i++)
+        s->tenant[i] = (struct policy_tenant_status){p->shares[i], sched_tenant_used(p->sched, i)};
+}
+
 void snapshot_publish(struct policy *p)
 {
     pthread_mutex_lock(&p->snapshot_lock);
+    p->snapshot.admission = p->admission;
+    copy_tenants(p);
     for (uint32_t i = 0; i < p->instance_count; i++) {
         struct instance *in = &p->instances[i];
         struct policy_instance_status *to = &p->snapshot.instance[i];
 
         *to = in->status;
         snprintf(to->state, sizeof to->state, "%s", state_word(in));
-        for (uint32_t m = 0; m < p->model_count; m++) {
-            struct policy_model_status *shown = &p->snapshot.model[(size_t)i * p->model_count + m];
-
-            *shown = in->models[m].status;
-            shown->in_host =
-                in->models[m].master != NULL && in->models[m].master->state == TIER_COMPLETE;
-            shown->preparing = tier_percent(&in->models[m], &shown->percent);
-            /* The engine tells at turn ends; pages of sequences that ended since are free again. */
-            if (shown->running == 0)
-                shown->kv_pages_used = 0;
-        }
+        to->promised = sched_promised(p->sched, i);
+        snprintf(to->failure, sizeof to->failure, "%.*s", (int)sizeof to->failure - 1, in->failure);
+        for (uint32_t m = 0; m < p->model_count; m++)
+            copy_model(in, m, &p->snapshot.model[(size_t)i * p->model_count + m]);
     }
     tier_show(p, &p->snapshot);
     pthread_mutex_unlock(&p->snapshot_lock);
@@ -81,6 +117,13 @@ int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error 
     out->cache_place = p->snapshot.cache_place;
     if (out->cache != NULL)
         memcpy(out->cache, p->snapshot.cache, out->caches * sizeof *out->cache);
+    out->admission = p->snapshot.admission;
+    if (p->snapshot.tenants > 0)
+        out->tenant = malloc(p->snapshot.tenants * sizeof *out->tenant);
+    if (out->tenant != NULL) {
+        memcpy(out->tenant, p->snapshot.tenant, p->snapshot.tenants * sizeof *out->tenant);
+        out->tenants = p->snapshot.tenants;
+    }
     pthread_mutex_unlock(&p->snapshot_lock);
     return 0;
 }
@@ -93,6 +136,8 @@ void policy_snapshot_free(struct policy_snapshot *s)
     free(s->model);
     free(s->cache);
     s->cache = NULL;
+    free(s->tenant);
     s->instance = NULL;
+    s->tenant = NULL;
     s->model = NULL;
 }

@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <sys/queue.h>
 
+#include "daemon/cost_fit.h"
 #include "daemon/engine_link.h"
 #include "daemon/policy.h"
 #include "daemon/supervisor.h"
@@ -60,6 +61,22 @@ struct sequence {
 
 TAILQ_HEAD(sequence_list, sequence);
 
+/*
+ * A request with an SLO between policy_admit and policy_submit: it waits for its promise, or has
+ * it. Then the scheduler knows it already, as a sequence that gets no turns, so that it counts.
+ */
+struct promise {
+    TAILQ_ENTRY(promise) link; /* all of them, in order of arrival */
+    struct sched_seq seq;
+    uint32_t instance; /* admitted: where */
+    int admitted;      /* else it waits */
+    int64_t asked_us;
+    int64_t deadline_us;       /* waiting: then it is refused */
+    char text[ORDER_TEXT_MAX]; /* waiting: why */
+};
+
+TAILQ_HEAD(promise_list, promise);
+
 struct held_turn {
     uint64_t turn;
     uint32_t model;
@@ -70,8 +87,13 @@ struct engine_model { /* a model on an instance */
     enum status refusal; /* why its requests fail while !status.ok */
     uint32_t page_tokens;
     uint64_t prefill_us, prefill_tokens; /* of steps, not charged to a sequence yet */
-    struct cost cost;                    /* as measured so far */
-    struct tier_file *files;             /* with its weights, as this engine got them */
+    struct cost cost;                    /* as measured so far; decode 0: the model is not known */
+    struct cost_fit step, prefill;
+    double load_error;
+    uint64_t loads;
+    int64_t measured_us;     /* the last step */
+    int cost_changed;        /* since it was written */
+    struct tier_file *files; /* with its weights, as this engine got them */
     uint32_t file_count;
     struct tier_master *master; /* NULL: the host tier has no place for it */
     enum master_use lent;       /* to this engine */
@@ -98,7 +120,8 @@ struct instance {
     uint32_t evict_count;
     int complete;                 /* this engine has read all model files */
     uint32_t failed_starts;       /* engines in a row that ended before that */
-    char failure[ERROR_TEXT_MAX]; /* why the last engine ended */
+    char failure[ERROR_TEXT_MAX]; /* why the last engine ended; "" since another one is complete */
+    double load_speed;            /* bytes/s at which weights came; 0: none did */
     struct held_turn turns[POLICY_TURNS_HELD];
     uint32_t turn_count;
     uint64_t settled_turn; /* the end of a turn before this one does not know of the last close */
@@ -136,6 +159,17 @@ struct policy {
     uint64_t arrivals, turns;
     struct command_list commands;
     struct tier *tier; /* NULL: there is none */
+    int admission;     /* requests with an SLO need a promise */
+    struct promise_list promises;
+    uint32_t promises_waiting;
+    uint8_t *blocked;            /* [model_count]: an older promise of it waits */
+    int retry;                   /* what waits for a promise should be asked about again */
+    struct event *promise_timer; /* runs while some wait */
+    struct policy_cost *taught;  /* what an earlier life has measured */
+    uint32_t taught_count;
+    struct event *cost_timer;
+    uint32_t tenant_count; /* numbers that were told a share */
+    double *shares;        /* [tenant_count] */
     int stopping;
     int replace;                     /* what waits for an engine should be placed again */
     int changed;                     /* the snapshot is out of date */
@@ -180,6 +214,19 @@ void sequence_end(struct policy *p, struct sequence *s, enum finish finish, int 
 int sequence_append(struct policy *p, struct sequence *s, const struct event_row *row);
 void sequence_order_close(struct policy *p, struct sequence *s);
 
+/* --- policy_admit.c: promises --- */
+int promise_init(struct policy *p, struct error *err);
+void promise_clear(struct policy *p);
+void promise_ask(struct policy *p, const struct policy_ask *ask);
+/* The promise becomes a sequence, of which the scheduler knows; 0 if there is none. */
+int promise_claim(struct policy *p, uint64_t seq, uint32_t *instance);
+/* 0 if there is none. */
+int promise_cancel(struct policy *p, uint64_t seq);
+void promise_set_tenant(struct policy *p, uint64_t seq, uint32_t tenant);
+/* Ask again for those that wait, if something has changed. */
+void promise_settle(struct policy *p);
+void promise_refuse_all(struct policy *p);
+
 /* --- policy_engine.c: life of an engine --- */
 void engine_start(struct instance *in);
 /* Close its channel; it is killed later if it does not end. */
@@ -214,7 +261,9 @@ void swap_moved(struct instance *in, const struct event_seq_moved *ev);
 /* --- policy_cost.c: what steps and loads cost, for the scheduler --- */
 /* The model's file was read. */
 void cost_begin(struct instance *in, uint32_t model);
-void cost_step(struct instance *in, uint32_t model, const struct event_step *ev);
+/* A step; prefilling: prompt tokens that were computed before it of what is being prefilled. */
+void cost_step(struct instance *in, uint32_t model, const struct event_step *ev,
+               uint64_t prefilling);
 void cost_load(struct instance *in, uint32_t model, uint64_t us);
 void cost_moved(struct instance *in, uint32_t model, uint64_t bytes, uint64_t us);
 
@@ -233,6 +282,13 @@ void tier_instance_lost(struct instance *in);
 void tier_show(const struct policy *p, struct policy_snapshot *s);
 /* 1: its master copy is being prepared, and how far that is. */
 int tier_percent(const struct engine_model *m, uint32_t *percent);
+/* It was measured, and not long ago. */
+int cost_is_known(const struct instance *in, uint32_t model);
+void cost_teach(struct policy *p, const struct policy_cost *c);
+/* Every COST_WRITE_US, and at the end. */
+void cost_on_timer(struct policy *p);
+void cost_flush(struct policy *p);
+#define COST_WRITE_US 5000000
 
 /* --- policy_event.c: what engines say --- */
 extern const struct engine_link_calls engine_calls;

@@ -19,8 +19,13 @@ _Static_assert(ORDER_EVICT_MAX == SCHED_EVICT_MAX, "all that the scheduler gives
 
 /* --- feeding ---------------------------------------------------------------------------------- */
 
+_Static_assert((int)ORDER_PREFILL == SCHED_PREFILL_ONLY && (int)ORDER_DECODE == SCHED_DECODE_ONLY &&
+                   (int)ORDER_PHASES == SCHED_BOTH,
+               "the scheduler's phases are the engine's");
+
 static void show_running(struct instance *in)
 {
+    in->status.next_model = in->turn_count > 1 ? in->turns[1].model : UINT32_MAX;
     in->status.running_model = in->turn_count > 0 ? in->turns[0].model : UINT32_MAX;
     in->policy->changed = 1;
 }
@@ -68,6 +73,9 @@ void turn_feed(struct instance *in)
             .turn = ++p->turns,
             .quota_us = (uint64_t)turn.quota_us,
             .quota_steps = turn.quota_steps,
+            .phases = turn.phases,
+            .fresh_max = turn.fresh_max,
+            .chunk = turn.chunk,
         };
 
         if (in->turn_count == 0)
@@ -296,6 +304,9 @@ void turn_ended(struct instance *in, const struct event_turn_end *ev)
     account(in, ev);
     tier_turn_ended(in, ev->model);
     show_running(in);
+    in->policy->retry = 1;
+    if (in->models[ev->model].status.running == 0) /* what was not charged is nobody's */
+        in->models[ev->model].prefill_us = in->models[ev->model].prefill_tokens = 0;
     switch (ev->reason) {
     case TURN_KV_FULL:
         if (ev->turn >= in->settled_turn)

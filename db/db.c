@@ -49,6 +49,16 @@ static const char *const migrations[] = {
     "CREATE INDEX usage_job ON usage (job);"
     "CREATE INDEX usage_open ON usage (row) WHERE state = 'open';"
     "CREATE INDEX usage_start ON usage (start_us);",
+    /* What models' work costs on devices. */
+    "CREATE TABLE cost ("
+    "  model TEXT NOT NULL, device TEXT NOT NULL, weight_bytes INTEGER NOT NULL,"
+    "  prefill REAL NOT NULL, prefill_token REAL NOT NULL, prefill_square REAL NOT NULL,"
+    "  decode REAL NOT NULL, decode_context REAL NOT NULL, decode_row REAL NOT NULL,"
+    "  load REAL NOT NULL, kv_token REAL NOT NULL,"
+    "  step_samples INTEGER NOT NULL, prefill_samples INTEGER NOT NULL,"
+    "  load_samples INTEGER NOT NULL, step_error REAL NOT NULL, prefill_error REAL NOT NULL,"
+    "  load_error REAL NOT NULL, updated_us INTEGER NOT NULL,"
+    "  PRIMARY KEY (model, device)) WITHOUT ROWID;",
     /* Master copies of weights in host memory, and what is known of the files they came from. */
     "CREATE TABLE segment ("
     "  key TEXT PRIMARY KEY, place TEXT NOT NULL, model TEXT NOT NULL, bytes INTEGER NOT NULL,"
@@ -121,6 +131,8 @@ int db_bind(struct db *db, sqlite3_stmt *st, struct error *err, const char *type
                                  (unsigned long long)value);
             }
             rc = sqlite3_bind_int64(st, i + 1, (int64_t)value);
+        } else if (types[i] == 'd') {
+            rc = sqlite3_bind_double(st, i + 1, va_arg(ap, double));
         } else {
             rc = sqlite3_bind_int64(st, i + 1, va_arg(ap, int64_t));
         }
@@ -260,8 +272,9 @@ struct db *db_open(const char *path, struct error *err)
         migrate(db, err) ||
         prepare_all(db, transaction_sql, STATEMENT_BEGIN, STATEMENT_ROLLBACK, err) ||
         prepare_all(db, db_placement_sql, STATEMENT_PUT_MODEL, STATEMENT_EACH_SOURCE, err) ||
+        prepare_all(db, db_cost_sql, STATEMENT_PUT_COST, STATEMENT_EACH_COST, err) ||
         prepare_all(db, db_lease_sql, STATEMENT_PUT_LEASE, STATEMENT_LEASE_USED, err) ||
-        prepare_all(db, db_usage_sql, STATEMENT_OPEN_USAGE, STATEMENT_EACH_USAGE, err))
+        prepare_all(db, db_usage_sql, STATEMENT_OPEN_USAGE, STATEMENT_EACH_ACCOUNT, err))
         goto fail;
     return db;
 fail:

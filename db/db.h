@@ -61,6 +61,23 @@ struct db_source { /* a file that was read, as it was then; numbers of 64 bits a
 int db_put_source(struct db *db, const struct db_source *s, struct error *err); /* by inode */
 int db_each_source(struct db *db, int (*each)(const struct db_source *, void *), void *arg,
                    struct error *err);
+/* --- costs: what a model's work was measured to take on a device ------------------------------ */
+
+struct db_cost {
+    char model[DB_NAME_MAX], device[DB_NAME_MAX];
+    uint64_t weight_bytes; /* other weights under the name have other costs */
+    /* Coefficients of sched/cost.h, seconds. */
+    double prefill, prefill_token, prefill_square, decode, decode_context, decode_row, load,
+        kv_token;
+    /* Measurements, and the median of |measured - predicted| / measured. */
+    uint64_t step_samples, prefill_samples, load_samples;
+    double step_error, prefill_error, load_error;
+    int64_t updated_us;
+};
+/* Insert or replace by (model, device). */
+int db_put_cost(struct db *db, const struct db_cost *c, struct error *err);
+int db_each_cost(struct db *db, int (*each)(const struct db_cost *, void *), void *arg,
+                 struct error *err);
 
 /* --- leases and grants ---------------------------------------------------------------------- */
 
@@ -127,6 +144,11 @@ int db_identify_usage(struct db *db, const struct db_lease *lease, struct error 
  * unknown, leave completion 0); each becomes "interrupted".  *closed: how many. */
 int db_recover_usage(struct db *db, int64_t (*delivered)(int64_t row, void *), void *arg,
                      int64_t now_us, uint64_t *closed, struct error *err);
+
+/* Tokens (prompt and completion) of each account's rows that began at from_us or later. */
+int db_each_account(struct db *db, int64_t from_us,
+                    int (*each)(const char *account, uint64_t tokens, void *), void *arg,
+                    struct error *err);
 
 struct db_filter { /* all conditions hold; empty ones (NULL, -1, 0) do not limit */
     /* Comma-separated; users are uids, jobs also match array and het numbers. */

@@ -6,7 +6,7 @@
 
 #include "db/db.h"
 
-/* Every prepared statement of the room, with its text (placement.c, lease.c, usage.c). */
+/* Every prepared statement of the room, with its text (placement.c, cost.c, lease.c, usage.c). */
 enum statement {
     STATEMENT_BEGIN,
     STATEMENT_COMMIT,
@@ -18,6 +18,8 @@ enum statement {
     STATEMENT_EACH_SEGMENT,
     STATEMENT_PUT_SOURCE,
     STATEMENT_EACH_SOURCE,
+    STATEMENT_PUT_COST,
+    STATEMENT_EACH_COST,
     STATEMENT_PUT_LEASE,
     STATEMENT_PUT_GRANT,
     STATEMENT_LIVE_LEASES,
@@ -29,6 +31,7 @@ enum statement {
     STATEMENT_OPEN_ROWS,
     STATEMENT_INTERRUPT_USAGE,
     STATEMENT_EACH_USAGE,
+    STATEMENT_EACH_ACCOUNT,
     STATEMENT_COUNT
 };
 
@@ -39,11 +42,13 @@ struct db {
     sqlite3_stmt *statement[STATEMENT_COUNT];
 };
 
-extern const char *const db_placement_sql[], *const db_lease_sql[], *const db_usage_sql[];
+extern const char *const db_placement_sql[], *const db_cost_sql[], *const db_lease_sql[],
+                                                                       *const db_usage_sql[];
 
 /* The statement, reset and with no values bound. */
 sqlite3_stmt *db_statement(struct db *db, enum statement which);
-/* Bind in order of the letters: i int64_t, u uint64_t, s const char *.  NULL text binds NULL. */
+/* Bind in order of the letters: i int64_t, u uint64_t, d double, s const char *.  NULL text binds
+ * NULL. */
 int db_bind(struct db *db, sqlite3_stmt *st, struct error *err, const char *types, ...);
 /* Run to the end, ignoring rows; resets. */
 int db_run(struct db *db, sqlite3_stmt *st, struct error *err);

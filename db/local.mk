@@ -1,6 +1,7 @@
 # db: SQLite; the only room with sqlite3.h
 noinst_LIBRARIES += db/libdb.a
 db_libdb_a_SOURCES = \
+    db/cost.c \
     db/db.c \
     db/db.h \
     db/internal.h \

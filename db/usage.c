@@ -38,6 +38,9 @@ const char *const db_usage_sql[] = {
         "AND " IN_LIST("?7", "account") " "
         "AND " IN_LIST("?8", "model") " "
         "AND " IN_LIST("?9", "state") " ORDER BY row",
+    [STATEMENT_EACH_ACCOUNT] =
+        "SELECT account, sum(prompt_tokens + completion_tokens) FROM usage "
+        "WHERE start_us >= ?1 GROUP BY account ORDER BY account",
     /* clang-format on */
 };
 
@@ -188,5 +191,26 @@ out:
     sqlite3_reset(st);
     for (int i = 0; i < 5; i++)
         free(fenced[i]);
+    return rv;
+}
+
+int db_each_account(struct db *db, int64_t from_us,
+                    int (*each)(const char *account, uint64_t tokens, void *), void *arg,
+                    struct error *err)
+{
+    sqlite3_stmt *st = db_statement(db, STATEMENT_EACH_ACCOUNT);
+    int rc = SQLITE_DONE, stop = 0, rv;
+
+    if (db_bind(db, st, err, "i", from_us))
+        return -1;
+    while (!stop && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+        char account[DB_NAME_MAX];
+        int64_t tokens = sqlite3_column_int64(st, 1);
+
+        db_text(st, 0, account, sizeof account);
+        stop = each(account, tokens > 0 ? (uint64_t)tokens : 0, arg);
+    }
+    rv = stop || rc == SQLITE_DONE ? 0 : db_fail(db, "sum the accounts' tokens", err);
+    sqlite3_reset(st);
     return rv;
 }

@@ -219,6 +219,7 @@ static void order_prefetch(struct engine *e, const struct order_prefetch *o)
 {
     struct model *m = residency_find(&e->residency, o->model);
     const struct model *running = NULL;
+    const struct step_choice any = {.phases = ORDER_PHASES};
     struct error err = {0};
 
     if (m == NULL) {
@@ -227,7 +228,7 @@ static void order_prefetch(struct engine *e, const struct order_prefetch *o)
     }
     if (e->turn_count > 0)
         running = residency_find(&e->residency, e->turns[0].order.model);
-    if (running != NULL && e->flight.count == 0 && !sequence_any_ready(&e->sequences, running))
+    if (running != NULL && e->flight.count == 0 && !step_any(&e->sequences, running, &any))
         running = NULL; /* its turn is about to end */
     if (m->resident) {
         answer_load(e, m, 1);

@@ -18,6 +18,7 @@
 struct turn {
     struct order_turn order;
     uint32_t asked, steps; /* of the device; collected */
+    uint32_t prompts;      /* that it has taken on */
     uint64_t step_us, switch_us, switch_bytes;
     int64_t stepped_us; /* when the last step was collected */
 };

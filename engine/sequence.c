@@ -111,6 +111,22 @@ static void free_sequence(struct sequence *s)
     free(s);
 }
 
+/* An urgent one stands before all others. */
+static void enqueue(struct sequence_list *l, struct sequence *s)
+{
+    struct sequence *other;
+
+    l->count++;
+    TAILQ_FOREACH(other, &l->queue, link)
+    {
+        if (s->urgent && !other->urgent) {
+            TAILQ_INSERT_BEFORE(other, s, link);
+            return;
+        }
+    }
+    TAILQ_INSERT_TAIL(&l->queue, s, link);
+}
+
 struct sequence *sequence_open(struct sequence_list *l, struct model *m,
                                const struct order_seq *order, struct error *err)
 {
@@ -138,8 +154,8 @@ struct sequence *sequence_open(struct sequence_list *l, struct model *m,
         open_pages(&s->caches[0], &m->kv, s->limit) != 0 ||
         open_pages(&s->caches[1], &m->kv_local, s->limit) != 0)
         goto nomem;
-    TAILQ_INSERT_TAIL(&l->queue, s, link);
-    l->count++;
+    s->urgent = order->urgent != 0;
+    enqueue(l, s);
     return s;
 nomem:
     error_set(err, STATUS_NOMEM, "no memory for a sequence of %" PRIu32 " tokens", order->tokens);
@@ -219,14 +235,9 @@ int sequence_runnable(const struct sequence *s)
     return s->pending == 0 || (s->count + s->pending < s->limit && !sequence_host_sampled(s));
 }
 
-int sequence_any_ready(const struct sequence_list *l, const struct model *m)
+int sequence_decodes(const struct sequence *s)
 {
-    struct sequence *s;
-
-    TAILQ_FOREACH(s, &l->queue, link)
-    if (s->model == m && sequence_ready(s))
-        return 1;
-    return 0;
+    return s->count + s->pending > s->prompt;
 }
 
 uint32_t sequence_unseen(const struct kv_layout *kv, uint32_t window, uint32_t computed)

@@ -21,7 +21,7 @@
 enum sequence_place { SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_AWAY, SEQUENCE_COMING };
 
 struct sequence {
-    TAILQ_ENTRY(sequence) link; /* in order of arrival */
+    TAILQ_ENTRY(sequence) link; /* urgent ones first, each in order of arrival */
     uint64_t id;
     struct model *model;
     struct order_sampling sampling;
@@ -36,7 +36,9 @@ struct sequence {
     uint32_t computed;  /* positions whose KV is there */
     uint32_t prefilled; /* prompt tokens computed since the last event */
     uint32_t pending;   /* tokens that steps in flight pick */
-    uint32_t fed;       /* which row of the last one's picks */
+    int urgent;
+    uint32_t fed;  /* which row of the last one's picks */
+    uint64_t turn; /* the last one that took its prompt on, where turns count them */
     /* Of model.kv and of kv_local: room for limit tokens, pages there have been, how many of those
      * (the first ones, now NULL) were given back; which pages are the prefix cache's, not its own.
      */
@@ -71,8 +73,8 @@ void sequence_list_clear(struct sequence_list *l);
 /* NULL if there is none of that number. */
 struct sequence *sequence_find(const struct sequence_list *l, uint64_t id);
 /*
- * A new one, last in age; its number is free.  INVALID: tokens beyond the model's context, nothing
- * left to generate; EXHAUSTED: too many sequences.
+ * A new one, last in age among the urgent or the others; its number is free.  INVALID: tokens
+ * beyond the model's context, nothing left to generate; EXHAUSTED: too many sequences.
  */
 struct sequence *sequence_open(struct sequence_list *l, struct model *m,
                                const struct order_seq *order, struct error *err);
@@ -91,8 +93,8 @@ int sequence_runnable(const struct sequence *s);
 /* The host must pick its tokens: penalties need all tokens so far, biases and log probabilities are
  * not known to the device. */
 int sequence_host_sampled(const struct sequence *s);
-/* Some sequence of the model is runnable, or in a step in flight. */
-int sequence_any_ready(const struct sequence_list *l, const struct model *m);
+/* It has a token of output, or one in flight: what ORDER_DECODE means. */
+int sequence_decodes(const struct sequence *s);
 /* Pages for positions 0..tokens-1, but for those that no token from position `computed` on sees:
  * they are given back.  -1 if the pool is out of room; what was taken stays with it. */
 int sequence_reserve(struct sequence_list *l, struct sequence *s, uint32_t tokens);

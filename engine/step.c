@@ -262,12 +262,33 @@ static void add_tables(struct step *st)
     }
 }
 
+static int is_chosen(const struct step_choice *c, const struct sequence *s)
+{
+    if (sequence_decodes(s))
+        return (c->phases & ORDER_DECODE) != 0;
+    return (c->phases & ORDER_PREFILL) != 0 && (c->turn == 0 || s->turn == c->turn);
+}
+
+int step_any(const struct sequence_list *seqs, const struct model *m,
+             const struct step_choice *choice)
+{
+    const struct sequence *s;
+
+    TAILQ_FOREACH(s, &seqs->queue, link)
+    {
+        if (s->model == m && sequence_ready(s) && is_chosen(choice, s))
+            return 1;
+    }
+    return 0;
+}
+
 enum step_result step_build(struct flight *f, struct step *st, struct model *m,
-                            struct sequence_list *seqs, struct residency *r, uint32_t rows_max)
+                            struct sequence_list *seqs, struct residency *r,
+                            const struct step_choice *choice)
 {
     struct sequence *batch[STEP_BATCH_MAX];
     struct sequence *s;
-    uint32_t count = 0, places = 0;
+    uint32_t count = 0, places = 0, rows_max = choice->rows_max;
 
     st->model = m;
     st->rows = st->run_count = st->head_count = st->prefill_tokens = 0;
@@ -278,7 +299,7 @@ enum step_result step_build(struct flight *f, struct step *st, struct model *m,
         if (places == f->max_batch || places == STEP_BATCH_MAX)
             break;
         /* One that waits for its token to be picked keeps its place. */
-        if (s->model == m && sequence_ready(s)) {
+        if (s->model == m && sequence_ready(s) && is_chosen(choice, s)) {
             places++;
             if (!sequence_runnable(s))
                 continue;
@@ -288,8 +309,11 @@ enum step_result step_build(struct flight *f, struct step *st, struct model *m,
     }
     if (count == 0)
         return STEP_IDLE;
-    if (add_runs(st, batch, count, 1, seqs, r, rows_max) != 0 ||
-        add_runs(st, batch, count, 0, seqs, r, rows_max) != 0)
+    if (add_runs(st, batch, count, 1, seqs, r, rows_max) != 0)
+        return STEP_KV_FULL;
+    if (st->rows > 0 && choice->chunk != 0 && choice->chunk < rows_max - st->rows)
+        rows_max = st->rows + choice->chunk;
+    if (add_runs(st, batch, count, 0, seqs, r, rows_max) != 0)
         return STEP_KV_FULL;
     add_tables(st);
     return STEP_READY;

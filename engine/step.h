@@ -61,6 +61,13 @@ struct flight {
     uint64_t generation;               /* of the addresses on the device */
 };
 
+struct step_choice { /* what a step may hold */
+    uint32_t rows_max;
+    uint32_t phases; /* enum order_phases */
+    uint32_t chunk;  /* rows beside those that decode; 0: as many as fit */
+    uint64_t turn;   /* prompts that this one has taken on; 0: all */
+};
+
 enum step_result {
     STEP_READY,
     STEP_IDLE,    /* no sequence of the model can run now */
@@ -80,10 +87,14 @@ void flight_forget(struct flight *f, const struct sequence *s);
 
 /* The step that is built next; there is room in flight for it. */
 struct step *flight_next(struct flight *f);
-/* Fill it with at most rows_max rows and take its pages, evicting prefixes that nobody uses and
- * weights of models that do not run if need be. */
+/* Fill it with what may be in it and take its pages, evicting prefixes that nobody uses and weights
+ * of models that do not run if need be. */
 enum step_result step_build(struct flight *f, struct step *st, struct model *m,
-                            struct sequence_list *seqs, struct residency *r, uint32_t rows_max);
+                            struct sequence_list *seqs, struct residency *r,
+                            const struct step_choice *choice);
+/* Some sequence of the model may be in it, or is in one in flight. */
+int step_any(const struct sequence_list *seqs, const struct model *m,
+             const struct step_choice *choice);
 /* Send the plan, and say what the forward pass is to do: the tokens of all rows, and logits of the
  * head rows. */
 void step_input(struct flight *f, struct step *st, struct forward_input *in);

@@ -62,16 +62,52 @@ static int quota_used(const struct engine *e, enum turn_end *reason)
     if (o->quota_us != 0 && t->step_us >= o->quota_us)
         return 1;
     *reason = TURN_NEXT;
+    if (o->phases == ORDER_PREFILL)
+        return 0;
     return o->quota_steps == 0 && o->quota_us == 0 && e->turn_count > 1;
 }
 
+/* Take on prompts of the turn's model, up to as many as it may. */
+static void take_prompts(struct engine *e, struct turn *t, const struct model *m)
+{
+    struct sequence *s;
+
+    TAILQ_FOREACH(s, &e->sequences.queue, link)
+    {
+        if (t->prompts == t->order.fresh_max)
+            break;
+        if (s->model == m && sequence_ready(s) && !sequence_decodes(s) &&
+            s->turn != t->order.turn) {
+            s->turn = t->order.turn;
+            t->prompts++;
+        }
+    }
+}
+
+/* What the turn's next step may hold. */
+static struct step_choice choose(struct engine *e, struct turn *t, const struct model *m)
+{
+    const struct order_turn *o = &t->order;
+    struct step_choice c = {
+        .rows_max = e->rows_max, .phases = o->phases & ORDER_PHASES, .chunk = o->chunk};
+
+    if (c.phases == 0)
+        c.phases = ORDER_PHASES;
+    if (o->fresh_max != 0) {
+        take_prompts(e, t, m);
+        c.turn = o->turn;
+    }
+    return c;
+}
+
 /* 1 if nothing more is asked for, with the reason. */
-static int is_over(const struct engine *e, const struct model *m, enum turn_end *reason)
+static int is_over(const struct engine *e, const struct model *m, const struct step_choice *choice,
+                   enum turn_end *reason)
 {
     if (quota_used(e, reason))
         return 1;
     *reason = TURN_IDLE; /* no switch for nothing */
-    return !sequence_any_ready(&e->sequences, m);
+    return !step_any(&e->sequences, m, choice);
 }
 
 /* Append the picked token; *row tells the daemon. */
@@ -235,11 +271,11 @@ static void kv_full(struct engine *e, struct sequence *s)
 }
 
 /* Ask for the next step, or say why there is none. */
-static void ask(struct engine *e, struct turn *t, struct model *m)
+static void ask(struct engine *e, struct turn *t, struct model *m, const struct step_choice *choice)
 {
     struct step *st = flight_next(&e->flight);
 
-    switch (step_build(&e->flight, st, m, &e->sequences, &e->residency, e->rows_max)) {
+    switch (step_build(&e->flight, st, m, &e->sequences, &e->residency, choice)) {
     case STEP_READY:
         step_launch(&e->flight, st, &e->sequences, &e->workspace);
         t->asked++;
@@ -257,6 +293,7 @@ void turn_advance(struct engine *e)
 {
     struct turn *t = &e->turns[0];
     struct model *m = residency_find(&e->residency, t->order.model);
+    struct step_choice choice;
     struct error err = {0};
     enum turn_end reason;
     uint64_t bytes, us;
@@ -266,7 +303,8 @@ void turn_advance(struct engine *e)
         end(e, TURN_FAULT, "the engine has no such model");
         return;
     }
-    if (is_over(e, m, &reason)) {
+    choice = choose(e, t, m);
+    if (is_over(e, m, &choice, &reason)) {
         if (reason == TURN_IDLE && swap_finish_coming(&e->swap, m))
             return;
         turn_drain(e);
@@ -282,7 +320,7 @@ void turn_advance(struct engine *e)
     }
     t->switch_bytes += bytes;
     t->switch_us += us;
-    ask(e, t, m);
+    ask(e, t, m, &choice);
     if (e->flight.count == e->flight.depth)
         collect(e);
 }

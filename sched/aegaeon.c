@@ -283,7 +283,7 @@ static int aegaeon_load(struct sched *s, int64_t now, uint32_t instance, struct 
 }
 
 const struct sched_policy sched_aegaeon = {.name = "aegaeon",
-                                           .traits = {.kv_leaves = 1, .residents_max = 2},
+                                           .traits = {.slo = 1, .kv_leaves = 1, .residents_max = 2},
                                            .pick = aegaeon_pick,
                                            .next = aegaeon_next,
                                            .load = aegaeon_load,

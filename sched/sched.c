@@ -303,8 +303,13 @@ int64_t sched_free_bytes(const struct sched *s, uint32_t instance)
 uint64_t sched_victim(const struct sched *s, uint32_t instance, uint32_t model)
 {
     const struct sched_slot *slot = find_slot(s, instance, model);
+    const struct sched_entry *e = slot != NULL ? slot->last : NULL;
 
-    return slot != NULL && slot->last != NULL ? slot->last->seq : 0;
+    while (e != NULL && e->strict)
+        e = e->prev;
+    if (e == NULL && slot != NULL)
+        e = slot->last;
+    return e != NULL ? e->seq : 0;
 }
 
 uint32_t sched_count(const struct sched *s, uint32_t instance, uint32_t model)
@@ -312,6 +317,23 @@ uint32_t sched_count(const struct sched *s, uint32_t instance, uint32_t model)
     const struct sched_slot *slot = find_slot(s, instance, model);
 
     return slot != NULL ? slot->running + slot->waiting : 0;
+}
+
+void sched_get_work(const struct sched *s, uint32_t instance, uint32_t model,
+                    struct sched_work *work)
+{
+    struct sched_slot *slot = find_slot(s, instance, model);
+
+    *work = (struct sched_work){.due = INT64_MAX};
+    if (slot == NULL)
+        return;
+    work->running = slot->running;
+    work->waiting = slot->waiting;
+    work->share = slot_promise(s, slot); /* which scans it */
+    if (slot->running == 0)
+        return;
+    work->since = slot->since;
+    work->due = slot->due;
 }
 
 /* --- KV pressure ------------------------------------------------------------------------------ */

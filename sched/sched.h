@@ -74,6 +74,7 @@ void sched_destroy(struct sched *s);
 
 struct sched_traits {       /* what the caller's engine must know of a policy */
     int oracle;             /* wants sched_seq.oracle */
+    int slo;                /* goes by deadlines: sched_admit has a meaning */
     int kv_leaves;          /* a batch's KV leaves the device at the end of its turn */
     uint32_t residents_max; /* models on a device at a time; 0: what fits */
 };
@@ -111,11 +112,20 @@ int sched_set_share(struct sched *s, uint32_t tenant, double share, struct error
 /* Seconds of GPU time over its share, since the beginning; a tenant that returns after idling is
  * lifted to the least of those who have work. */
 double sched_tenant_time(const struct sched *s, uint32_t tenant);
+/* Seconds of GPU time that it has had: not lifted, and not divided by its share. */
+double sched_tenant_used(const struct sched *s, uint32_t tenant);
+/* A sequence's tenant has become known. */
+void sched_set_tenant(struct sched *s, uint64_t seq, uint32_t tenant);
 /*
  * Would a sequence with this SLO keep it?  0, or EXHAUSTED with the reason: every instance that
- * could take it has promised its steps already.  Best effort is always admitted.
+ * could take it has promised its steps already; UNSUPPORTED: not even an idle one keeps it.
+ * Best effort is always admitted.  A requeued sequence keeps its promise.
  */
 int sched_admit(struct sched *s, int64_t now, const struct sched_seq *seq, struct error *err);
+/* The part of an instance's time that its sequences with an SLO, and who shares their batches,
+ * need; above SCHED_PROMISED_MAX nothing more is promised. */
+double sched_promised(struct sched *s, uint32_t instance);
+#define SCHED_PROMISED_MAX 0.9
 
 /* --- sequences ------------------------------------------------------------------------------- */
 
@@ -167,8 +177,17 @@ void sched_fetched(struct sched *s, uint64_t seq);
 /* Bytes of device memory that neither weights nor KV use; may be negative. */
 int64_t sched_free_bytes(const struct sched *s, uint32_t instance);
 /* Which of the instance's sequences of a model to give up when its pages are full: the newest that
- * is not requeued already.  0: none. */
+ * is not requeued already, of those without an SLO if there are such.  0: none. */
 uint64_t sched_victim(const struct sched *s, uint32_t instance, uint32_t model);
+struct sched_work {            /* what an instance has to do for a model */
+    uint32_t running, waiting; /* sequences that get turns, and requeued ones */
+    int64_t since;             /* they wait since: the last turn's end, or their arrival */
+    int64_t due;               /* the next undelivered token's deadline; INT64_MAX: none */
+    double share; /* of the instance's time, for the token rates of its running sequences, and of
+                   * those requeued that have an SLO */
+};
+void sched_get_work(const struct sched *s, uint32_t instance, uint32_t model,
+                    struct sched_work *work);
 /* Sequences of a model that run or wait on an instance. */
 uint32_t sched_count(const struct sched *s, uint32_t instance, uint32_t model);
 

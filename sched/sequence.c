@@ -111,12 +111,32 @@ static void unlink_running(struct sched_slot *slot, struct sched_entry *e)
     *(e->prev != NULL ? &e->prev->next : &slot->first) = e->next;
 }
 
+static void enter_waiting(struct sched_slot *slot, const struct sched_entry *e)
+{
+    slot->waiting++;
+    if (!e->strict)
+        return;
+    if (slot->waiting_strict++ == 0 || e->tbt < slot->waiting_tbt)
+        slot->waiting_tbt = e->tbt;
+    slot->waiting_context += e->tokens;
+}
+
+static void leave_waiting(struct sched_slot *slot, const struct sched_entry *e)
+{
+    slot->waiting--;
+    if (!e->strict)
+        return;
+    slot->waiting_context -= e->tokens;
+    if (--slot->waiting_strict == 0)
+        slot->waiting_context = 0;
+}
+
 static void enter(struct sched *s, int64_t now, struct sched_entry *e, struct sched_slot *slot)
 {
     e->slot = slot;
     s->instances[slot->instance].sequences++;
     if (e->waiting) {
-        slot->waiting++;
+        enter_waiting(slot, e);
     } else {
         if (slot->running++ == 0)
             slot->since = now;
@@ -135,7 +155,7 @@ static void leave(struct sched *s, struct sched_entry *e)
 
     s->instances[slot->instance].sequences--;
     if (e->waiting) {
-        slot->waiting--;
+        leave_waiting(slot, e);
     } else {
         slot->running--;
         unlink_running(slot, e);

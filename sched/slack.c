@@ -19,7 +19,8 @@
 #define LOAD_GAIN  500000  /* us: a model is evicted only for one that is due so much earlier, */
 #define LOAD_TWICE 2       /* and by so many loads: it has to come back */
 #define ROOM       0.04    /* of the memory stays free for KV when models are loaded */
-#define CHUNK_MIN  256u
+#define CHUNK_MIN  16u
+#define CHUNK_FREE 256u /* so many tokens hide behind the weights' reading, where that is long */
 #define CHUNK_MAX  8192u
 #define INLINE_MIN 4       /* a turn behind a switch takes as many times the switch at least */
 #define FAIR_NEAR  2000000 /* us: deadlines this near are bound to the tenants' shares */
@@ -180,7 +181,7 @@ static uint32_t chunk(const struct sched *s, int64_t now, struct sched_slot *slo
 {
     const struct cost *c = slot_cost(s, slot);
     int64_t due = SCHED_FAR;
-    double room;
+    double least = CHUNK_FREE, room;
 
     for (const struct sched_entry *e = slot->first; e != NULL; e = e->next) {
         if (e->produced > 0 && entry_due(e) > now && entry_due(e) < due)
@@ -188,9 +189,13 @@ static uint32_t chunk(const struct sched *s, int64_t now, struct sched_slot *slo
     }
     if (due >= SCHED_FAR)
         return CHUNK_MAX;
+    if (c->prefill_token * least > c->decode) /* a CPU: no more than doubles the step */
+        least = c->decode / c->prefill_token;
+    if (!(least > CHUNK_MIN))
+        least = CHUNK_MIN;
     room = ((double)(due - now) / 1e6 - slot_step(s, slot)) / 2 / c->prefill_token;
-    if (!(room > CHUNK_MIN))
-        return CHUNK_MIN;
+    if (!(room > least))
+        return (uint32_t)least;
     return room < CHUNK_MAX ? (uint32_t)room : CHUNK_MAX;
 }
 
@@ -465,5 +470,8 @@ static uint32_t slack_pick(struct sched *s, uint32_t model, enum sched_role role
     return best.instance;
 }
 
-const struct sched_policy sched_slack = {
-    .name = "slack", .pick = slack_pick, .next = slack_next, .load = slack_load};
+const struct sched_policy sched_slack = {.name = "slack",
+                                         .traits = {.slo = 1},
+                                         .pick = slack_pick,
+                                         .next = slack_next,
+                                         .load = slack_load};

@@ -46,8 +46,12 @@ struct sched_slot { /* a model on an instance */
     struct cost cost; /* decode 0: its model's */
     uint32_t running; /* sequences that may get turns */
     uint32_t waiting; /* requeued ones */
-    uint64_t served;  /* number of the last decision for it; 0: never */
-    int64_t since;    /* its sequences wait since: the end of its last turn, or their arrival */
+    /* Of these, the ones with an SLO: how many, their least TBT, their tokens. */
+    uint32_t waiting_strict;
+    int64_t waiting_tbt;
+    double waiting_context;
+    uint64_t served; /* number of the last decision for it; 0: never */
+    int64_t since;   /* its sequences wait since: the end of its last turn, or their arrival */
     struct sched_entry *first, *last; /* running ones, in order of arrival */
     uint64_t kv_tokens;               /* on the device */
     uint32_t prompts; /* running ones without a token yet, and what is to be prefilled of them */
@@ -99,7 +103,8 @@ struct sched_model {
 };
 
 struct sched_tenant {
-    double share, time; /* GPU seconds over share */
+    double share, time; /* GPU seconds over share, lifted after idling */
+    double used;        /* GPU seconds */
     uint32_t sequences;
 };
 
@@ -158,6 +163,8 @@ int64_t slot_load_us(const struct sched *s, const struct sched_slot *slot);
 double slot_step(const struct sched *s, struct sched_slot *slot);
 /* The share of a GPU that its batch needs to hold its TBT. */
 double slot_share(const struct sched *s, struct sched_slot *slot);
+/* admit.c: the same with its sequences that wait to run again and have an SLO. */
+double slot_promise(const struct sched *s, struct sched_slot *slot);
 /* An array with room for index, zeroed behind the old one; NULL: out of memory. */
 void *grow(void *array, uint32_t *count, uint32_t index, size_t size);
 /* Free it if it says no more than what its model does everywhere: it comes again when needed. */

@@ -41,6 +41,22 @@ double sched_tenant_time(const struct sched *s, uint32_t tenant)
     return tenant < s->tenant_count ? s->tenants[tenant].time : 0;
 }
 
+double sched_tenant_used(const struct sched *s, uint32_t tenant)
+{
+    return tenant < s->tenant_count ? s->tenants[tenant].used : 0;
+}
+
+void sched_set_tenant(struct sched *s, uint64_t seq, uint32_t tenant)
+{
+    struct sched_entry *e = find_entry(s, seq);
+
+    if (e == NULL || need_tenant(s, tenant) == NULL)
+        return;
+    tenant_left(s, e->tenant);
+    e->tenant = tenant;
+    tenant_joined(s, tenant);
+}
+
 double tenants_least(const struct sched *s)
 {
     double least = -1;
@@ -89,6 +105,12 @@ void tenant_gone(struct sched_slot *slot, uint32_t tenant)
     slot->gone[slot->gone_count++] = tenant;
 }
 
+static void charge(struct sched_tenant *t, double seconds)
+{
+    t->time += seconds / t->share;
+    t->used += seconds;
+}
+
 void tenants_charge(struct sched *s, struct sched_slot *slot, double seconds)
 {
     uint32_t payers = slot->running + slot->gone_count;
@@ -97,8 +119,8 @@ void tenants_charge(struct sched *s, struct sched_slot *slot, double seconds)
         return;
     seconds /= payers;
     for (const struct sched_entry *e = slot->first; e != NULL; e = e->next)
-        s->tenants[e->tenant].time += seconds / s->tenants[e->tenant].share;
+        charge(&s->tenants[e->tenant], seconds);
     for (uint32_t i = 0; i < slot->gone_count; i++)
-        s->tenants[slot->gone[i]].time += seconds / s->tenants[slot->gone[i]].share;
+        charge(&s->tenants[slot->gone[i]], seconds);
     slot->gone_count = 0;
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# modelpool sim from the installed tree, and a daemon whose Scheduler= is another than rr.  What needs
+# modelpool sim from the installed tree, and daemons with each Scheduler=.  What needs
 # a model runs if MODELPOOL_TEST_MODEL names one.
 [ -n "${BATS_VERSION:-}" ] || exec "$(dirname "$0")/../slurm/rig" --no-slurm bats "$0" "$@"
 load ../slurm/bats
@@ -182,18 +182,18 @@ EOT
 }
 
 @test "Scheduler= is checked by name" {
-    write_conf aegaeon
+    write_conf sjf
     run -1 mp config check "$RIG_DIR/etc/modelpool.conf"
-    assert_has "the scheduler aegaeon is for \`modelpool sim\`; there are: rr, fcfs, slack"
+    assert_has "sjf knows the future and is for \`modelpool sim\`; there are: slack, aegaeon, rr, fcfs"
     write_conf lottery
     run -1 mp config check "$RIG_DIR/etc/modelpool.conf"
-    assert_has "no scheduler \"lottery\"; there are: rr, fcfs, slack"
+    assert_has "no scheduler \"lottery\"; there are: slack, aegaeon, rr, fcfs"
 }
 
-@test "a daemon with slack, and one with fcfs, serve two models that share memory for one" {
+@test "a daemon with each scheduler serves two models that share memory for one" {
     [ -n "${MODELPOOL_TEST_MODEL:-}" ] || skip "MODELPOOL_TEST_MODEL names no model"
     local name i
-    for name in slack fcfs; do
+    for name in slack aegaeon rr fcfs; do
         write_conf $name
         rig_start_daemon 3>&- 4>&-
         wait_for 30 eval 'modelpool list -n -P | grep -q "^two|cpu|.*|ready|"'
@@ -208,6 +208,8 @@ EOT
             cmp "$BATS_TEST_TMPDIR/one.$name.$i" "$BATS_TEST_TMPDIR/one.slack.$i"
         done
         run -0 mp status --json
+        run -0 mp status
+        assert_has "scheduler $name"
         stop_daemon
     done
 }

@@ -43,6 +43,7 @@ Engine=$engine
 Model=small Path=$MODELPOOL_TEST_MODEL MaxContext=2048
 Model=physics-only Path=$MODELPOOL_TEST_MODEL AllowAccounts=physics
 Slo=chat TTFT=30s TBT=5s
+Tenant=quota TokensPerDay=60
 Instance=cpu Device=cpu Memory=700M Threads=2
 EOT
 }
@@ -139,6 +140,17 @@ key_status() # USER KEY: the HTTP status that this user gets with this key
     [[ $output =~ ^200 ]]
     [ "$(ledger "$a" '"\(.uid) \(.account) \(.state)"')" = "2001 physics done" ]
     [ "$(ledger "$b" '"\(.uid) \(.account) \(.state)"')" = "2002 biology done" ]
+}
+
+@test "the day's quota of an account is one for all its jobs, once the controller has named it" {
+    job=$(submit alice --account=quota --model=small --wrap "$ASK; sleep 5; $ASK")
+    job_output alice "$job" 60
+    [ "$(grep -c '^200 ' <<<"$output")" = 1 ]
+    assert_has '429 account "quota" has used'
+    assert_has 'of its 60 tokens of today (TokensPerDay=)'
+    job=$(submit bob --account=quota --model=small --wrap "sleep 5; $ASK; SLURM_JOB_ACCOUNT=vip $ASK")
+    job_output bob "$job" 60
+    [ "$(grep -c '^429 account "quota"' <<<"$output")" = 2 ]
 }
 
 @test "a forged SLURM_JOB_ACCOUNT moves no row" {

@@ -34,6 +34,7 @@ struct fake_sequence {
     uint32_t count, announced, computed, prefilled, pages, biases;
     uint32_t away; /* pages in host memory */
     int gone;      /* spilled: it does not run */
+    uint64_t turn; /* that took its prompt on */
 };
 
 static struct {
@@ -41,8 +42,8 @@ static struct {
     struct fake_model models[MODELS];
     TAILQ_HEAD(, fake_sequence) sequences;
     struct order_turn turns[TURNS];
-    struct event_turn_end end; /* of turns[0], so far */
-    uint32_t turn_count;
+    struct event_turn_end end;    /* of turns[0], so far */
+    uint32_t turn_count, prompts; /* prompts: taken on by turns[0] */
     uint64_t pages, swapped, clock, steps;
     useconds_t step_us;
 } fake;
@@ -148,12 +149,20 @@ static void forget(struct fake_sequence *s)
 
 static void open_sequence(const struct order_seq *o)
 {
-    struct fake_sequence *s = calloc(1, sizeof *s);
+    struct fake_sequence *s = calloc(1, sizeof *s), *other;
 
     s->order = *o;
     s->announced = o->tokens;
     s->tokens = calloc((size_t)o->tokens + o->max_tokens + 1, sizeof *s->tokens);
-    TAILQ_INSERT_TAIL(&fake.sequences, s, link);
+    TAILQ_FOREACH(other, &fake.sequences, link)
+    {
+        if (o->urgent && !other->order.urgent)
+            break;
+    }
+    if (other != NULL)
+        TAILQ_INSERT_BEFORE(other, s, link);
+    else
+        TAILQ_INSERT_TAIL(&fake.sequences, s, link);
 }
 
 static void add_tokens(const struct order_tokens *o)
@@ -381,6 +390,7 @@ static void end_turn(enum turn_end reason)
     send_event(&fake.end, sizeof fake.end);
     memset(&fake.end, 0, sizeof fake.end);
     fake.turns[0] = fake.turns[--fake.turn_count];
+    fake.prompts = 0;
 }
 
 static void maybe_die(void)
@@ -454,6 +464,27 @@ static void finish_step(void)
     send_event(&out, sizeof out.event + out.event.count * sizeof out.event.rows[0]);
 }
 
+/* May the running turn have it? */
+static int is_chosen(struct fake_sequence *s)
+{
+    const struct order_turn *t = &fake.turns[0];
+    uint32_t phases = t->phases != 0 ? t->phases : ORDER_PHASES;
+
+    if (s->order.model != t->model || s->count < s->announced || s->gone)
+        return 0;
+    if (s->count > s->order.tokens - s->order.generated)
+        return (phases & ORDER_DECODE) != 0;
+    if ((phases & ORDER_PREFILL) == 0)
+        return 0;
+    if (t->fresh_max == 0 || s->turn == t->turn)
+        return 1;
+    if (fake.prompts == t->fresh_max)
+        return 0;
+    s->turn = t->turn;
+    fake.prompts++;
+    return 1;
+}
+
 /* A step of the turn's model: the reason why there is none, or -1. */
 static int step(void)
 {
@@ -464,8 +495,7 @@ static int step(void)
         uint32_t n = s->count - s->computed < FAKE_CHUNK ? s->count - s->computed : FAKE_CHUNK;
 
         next = TAILQ_NEXT(s, link);
-        if (s->order.model != fake.turns[0].model || s->count < s->announced || s->gone ||
-            out.event.batch == fake.hello.max_batch)
+        if (!is_chosen(s) || out.event.batch == fake.hello.max_batch)
             continue;
         if (s->tokens[0] == FAKE_BROKEN) {
             fault(s);
@@ -491,13 +521,13 @@ static int step(void)
     return -1;
 }
 
-static int has_work(uint32_t model)
+static int has_work(void)
 {
-    const struct fake_sequence *s;
+    struct fake_sequence *s;
 
     TAILQ_FOREACH(s, &fake.sequences, link)
     {
-        if (s->order.model == model && s->count >= s->announced && !s->gone)
+        if (is_chosen(s))
             return 1;
     }
     return 0;
@@ -513,7 +543,7 @@ static void advance(void)
     if (fake.end.steps > 0 && ((t->quota_us > 0 && fake.end.step_us >= t->quota_us) ||
                                (t->quota_steps > 0 && fake.end.steps >= t->quota_steps))) {
         end_turn(TURN_QUOTA);
-    } else if (!has_work(t->model)) {
+    } else if (!has_work()) {
         end_turn(TURN_IDLE);
     } else if (load(t->model) != 0) {
         end_turn(TURN_FAULT);

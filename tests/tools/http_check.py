@@ -544,6 +544,144 @@ def check_bytes_in_advance():
         assert got.count(b"HTTP/1.1 200 OK") == 2 and got.index(b"[DONE]") < got.index(b'"ok"'), got
 
 
+# ---- tenants, promises; two models, "small" and "other" -----------------------------------------
+
+
+def status(kind):
+    conn, rows = ask_control("status")
+    conn.close()
+    return [row for row in rows if row["type"] == kind]
+
+
+def check_day():
+    """60 tokens a day, over all leases of the account."""
+    with lease() as key:
+        r = result(complete(key, "Count: 1 2 3", max_tokens=500, ignore_eos=True))
+        assert r["usage"]["total_tokens"] == 60 and r["choices"][0]["finish_reason"] == "length", r
+    check_day_is_over()
+
+
+def check_day_is_over():
+    with lease() as key:
+        r = complete(key, "Count", max_tokens=1)
+        e = result(r, 429)["error"]
+        assert e["code"] == "rate_limit_exceeded" and "TokensPerDay=" in e["message"], e
+        assert "60 of its 60 tokens of today" in e["message"], e
+        assert 1 <= int(r.getheader("Retry-After")) <= 25 * 3600
+        tenant, = [t for t in status("tenant") if t["account"] == "local"]
+        assert (tenant["tokens_today"], tenant["tokens_per_day"]) == ("60", "60"), tenant
+
+
+def check_requests_at_once():
+    """Two at once, over all leases of the account."""
+    with lease() as one, lease() as two:
+        streams = [start_stream(one, 1), start_stream(two, 1)]
+        r = complete(one, max_tokens=1)
+        e = result(r, 429)["error"]
+        assert e["code"] == "rate_limit_exceeded" and "MaxRequests=" in e["message"], e
+        assert r.getheader("Retry-After") == "1"
+        streams[0][0].connection.close()
+        streams[0][0].close()
+        for _ in range(100):
+            r = complete(two, max_tokens=1)
+            if r.status == 200:
+                break
+            r.read()
+            time.sleep(0.05)
+        assert r.status == 200, r.status
+
+
+def slo_for(model, part):
+    """An SLO whose token rate takes that part of the device's time, by what was measured."""
+    cost, = [c for c in status("cost") if c["model"] == model]
+    assert int(cost["steps"]) >= 40, cost
+    return f"ttft:60,tbt:{(float(cost['step']) + float(cost['row'])) / part:.6f}"
+
+
+def measure(model):
+    with lease(models=model) as key:
+        result(call("POST", "/v1/completions", dict(
+            model=model, prompt="Once upon a time", max_tokens=80, ignore_eos=True), key))
+
+
+def check_promises():
+    """Batches that need half and two thirds of the time: the second one is refused, or waits."""
+    ask = dict(model="other", prompt="a", max_tokens=2)
+    measure(MODEL)
+    measure("other")
+    with lease(slo=slo_for(MODEL, 0.5)) as key, \
+            lease(models="other", slo=slo_for("other", 0.67)) as other:
+        slo = slo_for("other", 0.67)
+        answer, rows, first = start_stream(key, 3)
+        r = call("POST", "/v1/completions", ask, other)
+        e = result(r, 429)["error"]
+        assert e["code"] == "rate_limit_exceeded" and "cannot be promised" in e["message"], e
+        assert "90 %" in e["message"] and int(r.getheader("Retry-After")) > 0, e
+        grant = dict(job=81, step=0, step_name="0", uid=0, gid=0, models="other", slo=slo)
+        with lease("grant", **grant, wait=60) as waiting, \
+                concurrent.futures.ThreadPoolExecutor(1) as pool:
+            held = pool.submit(call, "POST", "/v1/completions", dict(ask, stream=True), waiting)
+            time.sleep(1)
+            assert not held.done()
+            wait, = status("wait")
+            assert wait["model"] == "other" and "cannot be promised" in wait["text"], wait
+            assert [d["held"] for d in status("daemon")] == ["1"]
+            answer.connection.close()  # its promise is free
+            answer.close()
+            assert text_of(list(events(held.result(60)))) != ""
+        began = time.monotonic()
+        with lease("grant", **dict(grant, step=1, slo="ttft:60,tbt:0.00001"), wait=60) as never:
+            e = result(call("POST", "/v1/completions", ask, never), 429)["error"]
+            assert "cannot be kept" in e["message"] and time.monotonic() - began < 10, e
+    page = call("GET", "/metrics").read().decode()
+    assert 'modelpool_refused_total{reason="admission"} 2\n' in page, page
+    assert 'modelpool_admission_queue{model_name="other"} 0\n' in page
+    assert 'modelpool_cost_error_ratio{model_name="other",instance="cpu",kind="step"} ' in page
+
+
+def check_taught():
+    """A daemon that was just started knows what steps cost."""
+    for model in (MODEL, "other"):
+        cost, = [c for c in status("cost") if c["model"] == model]
+        assert int(cost["steps"]) >= 40 and float(cost["step"]) > 0, cost
+
+
+def check_shares(want):
+    """Two accounts that both ask for more than there is, each of a model of its own: device time
+    goes by their shares, which are as 3 to 1."""
+    slo = dict(slo="ttft:0.01,tbt:0.001")
+    grant = dict(job=82, step=0, step_name="0", uid=0, gid=0, models="other")
+    over = []
+
+    def flood(key, model, tokens):
+        while not over:
+            result(call("POST", "/v1/completions", dict(
+                model=model, prompt="a", max_tokens=tokens, ignore_eos=True), key))
+
+    def times():
+        used = {t["account"]: float(t["gpu_seconds"]) for t in status("tenant")}
+        return used.get("local", 0), used.get("unknown", 0)
+
+    with lease(**slo) as key, lease("grant", **grant, **slo) as other:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            # of different lengths, so that no account is idle for a moment, which takes its lead
+            jobs = [pool.submit(flood, k, m, tokens) for tokens in (37, 53, 71, 89)
+                    for k, m in [(key, MODEL), (other, "other")]]
+            time.sleep(2)
+            began = times()
+            while sum(times()) - sum(began) < 16:
+                assert not any(job.done() for job in jobs), [job.result() for job in jobs]
+                time.sleep(0.2)
+            ended = times()
+            over.append(1)
+            for job in jobs:
+                job.result()
+    ratio = (ended[0] - began[0]) / (ended[1] - began[1])
+    print(f"{ratio:.2f}")
+    low, high = (float(word) for word in want.split("-"))
+    assert low < ratio < high, (ratio, began, ended)
+
+
 # ---- checks that kill; as root ------------------------------------------------------------------
 
 

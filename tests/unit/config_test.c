@@ -138,13 +138,45 @@ static void host_cache(void **state)
     }
 }
 
+static void tenants_have_lines_or_the_default(void **state)
+{
+    (void)state;
+    struct error err = {0};
+    struct config *c = config_read(put("modelpool.conf", GOOD
+                                       "Tenant=physics Share=2.5 TokensPerDay=20M MaxRequests=8\n"
+                                       "Tenant=default TokensPerDay=500k\nTenant=x.y-z Share=3\n"),
+                                   "n", &err);
+    assert_non_null(c);
+    const struct config_tenant *t = config_find_tenant(c, "Physics");
+    assert_string_equal(t->name, "physics");
+    assert_true(t->share > 2.49 && t->share < 2.51);
+    assert_true(t->tokens_per_day == 20000000);
+    assert_int_equal(t->max_requests, 8);
+    t = config_find_tenant(c, "x.y-z"); /* the default's limits are not its own */
+    assert_true(t->share > 2.9 && t->tokens_per_day == 0 && t->max_requests == 0);
+    t = config_find_tenant(c, "bio");
+    assert_true(t->share > 0.9 && t->share < 1.1 && t->tokens_per_day == 500000);
+    struct config *fresh =
+        config_read(put("modelpool.conf", GOOD "Tenant=bio Share=7 MaxRequests=2K\n"), "n", &err);
+    assert_non_null(fresh);
+    config_apply(c, fresh);
+    config_destroy(fresh);
+    t = config_find_tenant(c, "bio");
+    assert_true(t->share > 6.9 && t->tokens_per_day == 0 && t->max_requests == 2048);
+    t = config_find_tenant(c, "physics");
+    assert_true(t->share > 0.9 && t->share < 1.1 && t->tokens_per_day == 0);
+    assert_string_equal(c->scheduler, "slack");
+    assert_int_equal(c->admission, 1);
+    config_destroy(c);
+}
+
 static void what_is_wrong_is_named(void **state)
 {
     (void)state;
     const struct {
         const char *text, *says;
     } bad[] = {
-        {GOOD "Colour=red\n", ":3: unknown key Colour; allowed: ClusterName, Engine"},
+        {GOOD "Colour=red\n", ":3: unknown key Colour; allowed: Admission, ClusterName, Engine"},
         {GOOD "Model=c Path=/x Size=3\n", "unknown key Size for a Model; allowed: AllowAccounts"},
         {GOOD "Model=a Path=/x\n", ":3: Model=a stands twice"},
         {GOOD "Model=b\n", "Path= is missing for a Model"},
@@ -171,8 +203,21 @@ static void what_is_wrong_is_named(void **state)
         {GOOD "Slo=x TTFT=0 TBT=1\n", "above zero"},
         {GOOD "LocalUsers=maybe\n", "neither yes nor no"},
         {GOOD "SharePrefixes=yes\n", "none of tenant, all, no"},
-        {GOOD "Scheduler=lottery\n", "there are: rr, fcfs, slack"},
-        {GOOD "Scheduler=aegaeon\n", "aegaeon is for `modelpool sim`"},
+        {GOOD "Scheduler=lottery\n", "there are: slack, aegaeon, rr, fcfs"},
+        {GOOD "Scheduler=sjf\n", "sjf knows the future and is for `modelpool sim`"},
+        {GOOD "Admission=perhaps\n", "neither yes nor no"},
+        {GOOD "Tenant=a Weight=2\n", "for a Tenant; allowed: MaxRequests, Share, TokensPerDay"},
+        {GOOD "Tenant=a Share=2\nTenant=A Share=3\n", ":4: Tenant=A stands twice"},
+        {GOOD "Tenant=a Share=0\n", "no share above 0"},
+        {GOOD "Tenant=a Share=-1\n", "no share above 0"},
+        {GOOD "Tenant=a Share=nan\n", "no share above 0"},
+        {GOOD "Tenant=a Share=2e9\n", "no share above 0"},
+        {GOOD "Tenant=a TokensPerDay=0\n", "no number of tokens"},
+        {GOOD "Tenant=a TokensPerDay=5X\n", "no number of tokens"},
+        {GOOD "Tenant=a TokensPerDay=5MM\n", "no number of tokens"},
+        {GOOD "Tenant=a TokensPerDay=99999999999999999999\n", "no number of tokens"},
+        {GOOD "Tenant=a TokensPerDay=999999999999999G\n", "no number of tokens"},
+        {GOOD "Tenant=a MaxRequests=0\n", "no number from 1"},
         {GOOD "stray words\n", "is not Key=Value"},
         {GOOD "ClusterName=\"x\n", "is not closed"},
         {GOOD "Include nowhere.conf\n", "nowhere.conf: No such file"},
@@ -239,6 +284,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_whole_file),
         cmocka_unit_test(host_cache),
+        cmocka_unit_test(tenants_have_lines_or_the_default),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(what_may_change_while_it_runs),
         cmocka_unit_test(values),

@@ -469,6 +469,7 @@ static void status_types(int fd, char *types, size_t room)
 static void status_shows_leases_to_their_owner(void **state)
 {
     char types[32];
+    struct error err;
     struct wire w;
 
     (void)state;
@@ -477,13 +478,27 @@ static void status_shows_leases_to_their_owner(void **state)
     start_grant(&w, 12, 0);
     talk(root, &w);
     assert_string_equal(wire_type(&w), "granted");
+    rig->waiting = leases_authenticate(rig->f.leases, wire_get(&w, "key"), UID, &err);
+    assert_non_null(rig->waiting);
     status_types(root, types, sizeof(types));
-    assert_string_equal(types, "dimmmle");
+    assert_string_equal(types, "dimmmtlwe"); /* a tenant that is not known yet, and who waits */
     int owner = connect_user(UID), other = connect_user(UID + 1);
     status_types(owner, types, sizeof(types));
-    assert_string_equal(types, "dimmmle");
+    assert_string_equal(types, "dimmmlwe");
     status_types(other, types, sizeof(types));
     assert_string_equal(types, "dimmme");
+    /* A lease of UID's with an account, whose tenant it sees, and the other does not. */
+    rig->waiting = NULL;
+    int mine = connect_user(UID);
+    wire_start(&w, "lease");
+    wire_put(&w, "models", "alpha");
+    talk(mine, &w);
+    assert_string_equal(wire_type(&w), "granted");
+    status_types(owner, types, sizeof(types));
+    assert_string_equal(types, "dimmmtlle");
+    status_types(other, types, sizeof(types));
+    assert_string_equal(types, "dimmme");
+    close(mine);
     close(root);
     close(owner);
     close(other);

@@ -46,7 +46,8 @@ struct step *rig_step(struct engine *e, uint32_t rows_max, int all_rows, const f
     uint32_t rows[STEP_BATCH_MAX];
     uint64_t bytes;
 
-    enum step_result got = step_build(&e->flight, st, m, &e->sequences, &e->residency, rows_max);
+    struct step_choice choice = {.rows_max = rows_max, .phases = ORDER_PHASES};
+    enum step_result got = step_build(&e->flight, st, m, &e->sequences, &e->residency, &choice);
     if (got == STEP_IDLE)
         return NULL;
     assert_int_equal(got, STEP_READY);
@@ -298,6 +299,7 @@ void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt
         .generated = generated,
         .max_tokens = max_tokens,
         .sharing = r->sharing,
+        .urgent = r->urgent,
         .sampling = {.top_p = 1, .repetition_penalty = 1, .flags = flags},
         .logprobs = r->logprobs,
         .biases = r->bias_count,
@@ -321,15 +323,17 @@ void rig_ref(struct rig *r, enum order_kind kind, uint32_t model, uint64_t seq)
     rig_order(r, &order, -1);
 }
 
+void rig_queue_order(struct rig *r, struct order_turn order)
+{
+    order.kind = ORDER_TURN;
+    order.turn = ++r->turn;
+    rig_order(r, &order, -1);
+}
+
 void rig_queue(struct rig *r, uint32_t model, uint32_t quota_steps, uint64_t quota_us)
 {
-    struct order_turn order = {.kind = ORDER_TURN,
-                               .model = model,
-                               .turn = ++r->turn,
-                               .quota_us = quota_us,
-                               .quota_steps = quota_steps};
-
-    rig_order(r, &order, -1);
+    rig_queue_order(
+        r, (struct order_turn){.model = model, .quota_us = quota_us, .quota_steps = quota_steps});
 }
 
 void rig_run(struct rig *r)

@@ -24,7 +24,8 @@ struct rig_seq {
 
 struct rig {
     struct engine *e;
-    int fd; /* the daemon's end */
+    int fd;          /* the daemon's end */
+    uint32_t urgent; /* of the next sequences */
     struct rig_seq *seqs;
     struct event_model model; /* the last of each kind */
     struct event_turn_end turn_end;
@@ -73,6 +74,8 @@ void rig_model(struct rig *r, uint32_t id, const char *path, uint32_t max_contex
 void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt, uint32_t count,
              uint32_t generated, uint32_t max_tokens, uint32_t flags);
 void rig_ref(struct rig *r, enum order_kind kind, uint32_t model, uint64_t seq);
+/* Kind and number are filled in. */
+void rig_queue_order(struct rig *r, struct order_turn order);
 void rig_queue(struct rig *r, uint32_t model, uint32_t quota_steps, uint64_t quota_us);
 /* Queue a turn and run until it ends; r->turn_end says how. */
 void rig_turn(struct rig *r, uint32_t model, uint32_t quota_steps);

@@ -124,6 +124,98 @@ static void test_quotas(void **state)
     rig_close(&r);
 }
 
+/* Prompts and decoding rows in turns of their own, as many prompts as are allowed. */
+static void test_phases(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_models(&r, 8 * HANDLE, 1);
+    for (uint64_t seq = 1; seq <= 3; seq++)
+        ask(&r, seq, 1, 5);
+    rig_queue_order(&r, (struct order_turn){.model = 1, .phases = ORDER_DECODE});
+    rig_run(&r);
+    assert_int_equal(r.turn_end.reason, TURN_IDLE);
+    assert_int_equal(r.turn_end.steps, 0); /* none has a token yet */
+    rig_queue_order(&r, (struct order_turn){.model = 1, .phases = ORDER_PREFILL, .fresh_max = 2});
+    rig_queue_order(&r, (struct order_turn){.model = 1, .phases = ORDER_DECODE, .quota_steps = 2});
+    rig_run(&r);
+    assert_int_equal(r.turn_end.reason, TURN_IDLE); /* not NEXT: they are done first */
+    for (uint64_t seq = 1; seq <= 3; seq++)
+        assert_int_equal(r.seqs[seq].count, seq <= 2);
+    rig_run(&r);
+    assert_int_equal(r.turn_end.reason, TURN_QUOTA);
+    for (uint64_t seq = 1; seq <= 3; seq++)
+        assert_int_equal(r.seqs[seq].count, seq <= 2 ? 3 : 0);
+    /* One that is given anew with output decodes, though its KV is computed again. */
+    rig_ref(&r, ORDER_SEQ_CLOSE, 1, 2);
+    rig_seq(&r, 2, 1, prompt, PROMPT, 3, 5, NO_EOS);
+    rig_queue_order(&r, (struct order_turn){.model = 1, .phases = ORDER_DECODE});
+    rig_run(&r);
+    assert_int_equal(r.seqs[1].finish, FINISH_LENGTH);
+    assert_int_equal(r.seqs[2].finish, FINISH_LENGTH);
+    assert_int_equal(r.seqs[3].count, 0);
+    rig_queue_order(&r, (struct order_turn){.model = 1, .phases = ORDER_PHASES});
+    rig_run(&r);
+    assert_int_equal(r.seqs[3].finish, FINISH_LENGTH);
+    assert_memory_equal(r.seqs[1].tokens, r.seqs[3].tokens, 5 * sizeof(uint32_t));
+    assert_memory_equal(r.seqs[2].tokens, r.seqs[3].tokens, 5 * sizeof(uint32_t));
+    rig_close(&r);
+}
+
+/* One with an SLO does not wait for a place behind those without. */
+static void test_urgent(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_models(&r, 8 * HANDLE, 1); /* a batch of 8 */
+    for (uint64_t seq = 1; seq <= 8; seq++)
+        ask(&r, seq, 1, 6);
+    rig_turn(&r, 1, 2);
+    r.urgent = 1;
+    ask(&r, 9, 1, 4);
+    ask(&r, 10, 1, 4);
+    r.urgent = 0;
+    ask(&r, 11, 1, 2);
+    rig_turn(&r, 1, 2);
+    assert_int_equal(r.seqs[9].count, 2);
+    assert_int_equal(r.seqs[10].count, 2);
+    for (uint64_t seq = 1; seq <= 6; seq++)
+        assert_int_equal(r.seqs[seq].count, 4);
+    assert_int_equal(r.seqs[7].count, 2); /* the newest two sit out */
+    assert_int_equal(r.seqs[8].count, 2);
+    rig_turn(&r, 1, 0);
+    for (uint64_t seq = 1; seq <= 11; seq++)
+        assert_int_equal(r.seqs[seq].finish, FINISH_LENGTH);
+    assert_memory_equal(r.seqs[1].tokens, r.seqs[8].tokens, 6 * sizeof(uint32_t));
+    assert_memory_equal(r.seqs[1].tokens, r.seqs[9].tokens, 4 * sizeof(uint32_t));
+    rig_close(&r);
+}
+
+/* A prompt beside rows that decode goes in chunks; alone it goes as it fits. */
+static void test_chunk(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_models(&r, 8 * HANDLE, 1);
+    ask(&r, 1, 1, 9);
+    rig_queue_order(&r, (struct order_turn){.model = 1, .quota_steps = 1, .chunk = 3});
+    rig_run(&r);
+    assert_int_equal(r.seqs[1].count, 1); /* whole: nothing waits beside it */
+    ask(&r, 2, 1, 9);
+    rig_queue_order(&r, (struct order_turn){.model = 1, .quota_steps = 3, .chunk = 3});
+    rig_run(&r);
+    assert_int_equal(r.seqs[1].count, 4);
+    assert_int_equal(r.seqs[2].count, 0); /* 9 of its 10 */
+    rig_queue_order(&r, (struct order_turn){.model = 1, .chunk = 3});
+    rig_run(&r);
+    assert_int_equal(r.seqs[2].finish, FINISH_LENGTH);
+    assert_memory_equal(r.seqs[1].tokens, r.seqs[2].tokens, 9 * sizeof(uint32_t));
+    rig_close(&r);
+}
+
 /* A sequence whose tokens have not all come does not run, nor does it hold others up. */
 static void test_tokens_in_parts(void **state)
 {
@@ -445,6 +537,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model_event),
         cmocka_unit_test(test_quotas),
+        cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_chunk),
+        cmocka_unit_test(test_urgent),
         cmocka_unit_test(test_tokens_in_parts),
         cmocka_unit_test(test_max_batch),
         cmocka_unit_test(test_finish),

@@ -68,6 +68,7 @@ int policy_snapshot(struct policy *p, struct policy_snapshot *out, struct error 
     out->model = calloc(RIG_MODELS, sizeof(*out->model));
     assert_true(out->instance && out->model);
     snprintf(out->instance[0].state, sizeof(out->instance[0].state), "%s", rig->instance_state);
+    snprintf(out->instance[0].failure, sizeof(out->instance[0].failure), "%s", rig->failure);
     snprintf(out->instance[0].device, sizeof(out->instance[0].device), "cpu");
     out->instance[0].running_model = UINT32_MAX;
     for (int i = 0; i < RIG_MODELS; i++) {
@@ -111,6 +112,31 @@ void http_grant_ended(struct http *h, const struct grant *g)
     (void)h;
     rig->grants_ended++;
     rig->last_ended = g->row.id;
+}
+
+void http_lease_identified(struct http *h, const struct lease *lease)
+{
+    (void)h;
+    (void)lease;
+    rig->identified++;
+}
+
+void http_each_waiting(const struct http *h, void (*each)(const struct http_waiting *, void *),
+                       void *arg)
+{
+    struct http_waiting w = {
+        .grant = rig->waiting, .model = GAMMA, .arrived_us = clock_monotonic_us(), .why = "full"};
+
+    (void)h;
+    if (rig->waiting)
+        each(&w, arg);
+}
+
+void policy_set_share(struct policy *p, uint32_t tenant, double share)
+{
+    (void)p;
+    if (tenant < RIG_TENANTS)
+        rig->shares[tenant] = share;
 }
 
 /* --- set up ----------------------------------------------------------------------------------- */

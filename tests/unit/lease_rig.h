@@ -11,17 +11,20 @@
 
 enum { ALPHA, BETA, GAMMA, RIG_MODELS }; /* beta is for accounts bio and chem alone */
 
+#define RIG_TENANTS 8
+
 struct rig {
     struct front f;
     struct config config;
     struct config_model models[RIG_MODELS];
     struct config_instance instances[1];
     struct config_slo slos[2];
+    struct config_tenant tenants[3];
     struct db *db;
     char dir[64], db_path[128], bin[96];
 
     /* what policy says */
-    char instance_state[16];
+    char instance_state[16], failure[64];
     int known[RIG_MODELS], ok[RIG_MODELS];
     int preparing; /* BETA's master copy */
 
@@ -32,7 +35,10 @@ struct rig {
     uint32_t target;
     uint64_t tag;
     int commands;
-    int write_fails; /* database jobs fail with "disk full" */
+    int identified;
+    double shares[RIG_TENANTS];  /* as the policy was told */
+    const struct grant *waiting; /* of the one request that waits; NULL: none does */
+    int write_fails;             /* database jobs fail with "disk full" */
 };
 
 extern struct rig *rig; /* the fakes' */

@@ -340,6 +340,121 @@ static void the_first_budget_holds_and_can_only_fall(void **state)
     assert_int_equal(leases_charge(rig->f.leases, free_one, UINT64_MAX, &err), -1);
 }
 
+/* --- tenants ---------------------------------------------------------------------------------- */
+
+static void set_tenants(void)
+{
+    rig->tenants[0] = (struct config_tenant){
+        .name = "bio", .share = 2.5, .tokens_per_day = 1000, .max_requests = 2};
+    rig->tenants[1] = (struct config_tenant){.name = TENANT_DEFAULT, .share = 0.5};
+    rig->config.tenants = rig->tenants;
+    rig->config.tenant_count = 2;
+    rig->f.policy = (struct policy *)rig; /* not looked into: there is one */
+    leases_reload_tenants(rig->f.leases);
+}
+
+static void identify_as_bio(struct grant *g)
+{
+    rig_squeue("[ \"$4\" = 12 ] && echo 'mp|12|0|0|N/A|1000|bio|debug|1700000000|RUNNING'");
+    rig_loop_until(&g->lease->identified, 5000);
+    assert_string_equal(g->lease->row.account, "bio");
+}
+
+static void an_account_has_quotas_once_it_is_known(void **state)
+{
+    struct error err;
+    int64_t ends, today = leases_today(&ends);
+
+    (void)state;
+    set_tenants();
+    assert_true(rig->shares[0] > 0.4 && rig->shares[0] < 0.6);
+    assert_true(today <= clock_wall_us() && clock_wall_us() < ends);
+    assert_in_range((ends - today) / 3600000000, 22, 26);
+    struct grant *g = open_step(12, 0, "alpha");
+    /* Not known yet: no limits, but it counts. */
+    assert_true(leases_day_left(rig->f.leases, g->lease, today) == UINT64_MAX);
+    leases_count_tokens(rig->f.leases, g->lease, today, 700);
+    leases_count_tokens(rig->f.leases, g->lease, today, -100);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(leases_check_requests(rig->f.leases, g->lease, &err), 0);
+        leases_hold(g);
+    }
+    assert_int_equal(rig->f.leases->tenant[0]->tokens, 600);
+    identify_as_bio(g);
+    assert_int_equal(rig->f.leases->tenant[0]->tokens, 0);
+    assert_int_equal(rig->identified, 1); /* http was told */
+    assert_true(rig->shares[g->lease->tenant] > 2.4 && rig->shares[g->lease->tenant] < 2.6);
+    assert_int_equal(leases_day_left(rig->f.leases, g->lease, today), 400);
+    assert_int_equal(leases_check_requests(rig->f.leases, g->lease, &err), -1);
+    assert_int_equal(err.status, STATUS_EXHAUSTED);
+    assert_non_null(strstr(err.text, "\"bio\" has 2 requests"));
+    leases_release(rig->f.leases, g);
+    leases_release(rig->f.leases, g);
+    assert_int_equal(leases_check_requests(rig->f.leases, g->lease, &err), 0);
+    leases_release(rig->f.leases, g);
+
+    leases_count_tokens(rig->f.leases, g->lease, today, 500); /* what runs may overshoot */
+    assert_int_equal(leases_day_left(rig->f.leases, g->lease, today), 0);
+    assert_int_equal(leases_day_refusal(rig->f.leases, g->lease, 5, &err), -1);
+    assert_non_null(strstr(err.text, "1100 of its 1000 tokens of today"));
+    /* Another day begins anew; what began on the day before is not of it. */
+    assert_int_equal(leases_day_left(rig->f.leases, g->lease, ends), 1000);
+    leases_count_tokens(rig->f.leases, g->lease, ends, 10);
+    leases_count_tokens(rig->f.leases, g->lease, today, 300);
+    assert_int_equal(leases_day_left(rig->f.leases, g->lease, ends), 990);
+    assert_true(leases_day_left(rig->f.leases, g->lease, today) == UINT64_MAX);
+    leases_count_tokens(rig->f.leases, g->lease, ends, -500); /* never below none */
+    assert_int_equal(leases_day_left(rig->f.leases, g->lease, ends), 1000);
+
+    rig->tenants[0].tokens_per_day = 0; /* SIGHUP */
+    rig->tenants[0].share = 7;
+    leases_reload_tenants(rig->f.leases);
+    assert_true(leases_day_left(rig->f.leases, g->lease, ends) == UINT64_MAX);
+    assert_true(rig->shares[g->lease->tenant] > 6.9);
+}
+
+static void todays_tokens_outlive_the_daemon(void **state)
+{
+    struct db_usage u = {.state = "open", .account = "bio", .cluster = "testing", .node = "n1"};
+    struct error err;
+    int64_t today = leases_today(NULL);
+
+    (void)state;
+    set_tenants();
+    struct grant *g = open_step(12, 0, "alpha");
+    identify_as_bio(g);
+    u.lease = g->lease->row.id;
+    for (int i = 0; i < 3; i++) {
+        snprintf(u.request, sizeof(u.request), "r%d", i);
+        u.prompt_tokens = 100;
+        u.completion_tokens = i;
+        u.start_us = i == 0 ? today - 1 : clock_wall_us(); /* the first: yesterday */
+        assert_int_equal(db_open_usage(rig->db, &u, &err), 0);
+    }
+    int64_t id = g->row.id;
+    rig_restart();
+    set_tenants();
+    struct grant *again = NULL;
+    for (size_t i = 0; i < rig->f.leases->grant_count; i++)
+        if (rig->f.leases->grant[i]->row.id == id)
+            again = rig->f.leases->grant[i];
+    assert_non_null(again);
+    assert_int_equal(leases_day_left(rig->f.leases, again->lease, today), 1000 - 203);
+}
+
+static void a_down_engine_says_why(void **state)
+{
+    struct error err;
+
+    (void)state;
+    struct grant *g = open_step(12, 0, "alpha");
+    strcpy(rig->instance_state, "down");
+    strcpy(rig->failure, "killed by signal 9");
+    assert_int_equal(leases_ready(rig->f.leases, g, ALPHA, &err), -1);
+    assert_int_equal(err.status, STATUS_UNAVAILABLE);
+    assert_non_null(strstr(err.text, "cpu is down (its engine: killed by signal 9)"));
+}
+
 /* --- the controller --------------------------------------------------------------------------- */
 
 static void the_controller_identifies_a_lease(void **state)
@@ -636,6 +751,9 @@ int main(void)
         TEST(a_failed_write_is_reported),
         TEST(waiting_for_an_instance),
         TEST(the_first_budget_holds_and_can_only_fall),
+        TEST(an_account_has_quotas_once_it_is_known),
+        TEST(todays_tokens_outlive_the_daemon),
+        TEST(a_down_engine_says_why),
         TEST(the_controller_identifies_a_lease),
         TEST(a_denied_account_is_named),
         TEST(the_ledger_is_identified_later),

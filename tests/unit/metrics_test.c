@@ -17,7 +17,15 @@ static char *page(const struct metrics *m, const struct metrics_gauge *gauges,
     struct evbuffer *out = evbuffer_new();
     struct error err;
 
-    assert_int_equal(metrics_write(m, gauges, s, out, &err), 0);
+    const struct metrics_tenant tenants[] = {{.account = ""},
+                                             {.account = "a\"b\\c",
+                                              .number = 1,
+                                              .requests = 3,
+                                              .tokens_today = 12345678901,
+                                              .tokens_per_day = 20000000000}};
+    struct metrics_now now = {gauges, tenants, 2, s, 5000000};
+
+    assert_int_equal(metrics_write(m, &now, out, &err), 0);
     size_t len = evbuffer_get_length(out);
     char *text = calloc(1, len + 1);
     evbuffer_remove(out, text, len);
@@ -41,16 +49,25 @@ static void test_counts(void **state)
     struct config config = {
         .models = models, .model_count = 2, .instances = instances, .instance_count = 2};
     struct metrics *m = metrics_create(&config, NULL);
-    struct metrics_gauge gauges[2] = {{3, 1}, {0, 0}};
+    struct metrics_gauge gauges[2] = {{3, 1, 1}, {0, 0, 0}};
     struct policy_instance_status in = {.index = 1,
                                         .state = "running",
                                         .memory_bytes = 4096,
                                         .turns = 5,
                                         .switches = 2,
-                                        .switch_us = 1500000};
-    struct policy_model_status on[2] = {{.resident = 1, .kv_pages_used = 1, .kv_pages_total = 4},
-                                        {.resident = 0}};
-    struct policy_snapshot s = {.instances = 1, .models = 2, .instance = &in, .model = on};
+                                        .switch_us = 1500000,
+                                        .promised = 0.25};
+    struct policy_model_status on[2] = {{.resident = 1,
+                                         .kv_pages_used = 1,
+                                         .kv_pages_total = 4,
+                                         .since_us = 3000000,
+                                         .due_us = 4500000,
+                                         .cost_samples = {9, 0, 1},
+                                         .cost_error = {0.125, 0, 0.5}},
+                                        {.resident = 0, .due_us = INT64_MAX}};
+    struct policy_tenant_status tenants[2] = {{1, 0.5}, {2.5, 7.25}};
+    struct policy_snapshot s = {
+        .instances = 1, .models = 2, .instance = &in, .model = on, .tenants = 2, .tenant = tenants};
 
     (void)state;
     metrics_prompt(m, 0, 10);
@@ -62,6 +79,7 @@ static void test_counts(void **state)
     metrics_end(m, 0, METRICS_ABORT, 1);
     metrics_answer(m, 200);
     metrics_answer(m, 429);
+    metrics_refuse(m, METRICS_ADMISSION);
     char *t = page(m, gauges, &s);
     assert_line(t, "vllm:num_requests_running{model_name=\"a\"} 3");
     assert_line(t, "vllm:num_requests_waiting{model_name=\"a\"} 1");
@@ -87,6 +105,23 @@ static void test_counts(void **state)
     assert_line(t, "modelpool_model_resident{model_name=\"a\",instance=\"cpu\"} 1");
     assert_line(t, "modelpool_model_resident{model_name=\"b\",instance=\"cpu\"} 0");
     assert_line(t, "modelpool_http_answers_total{class=\"4xx\"} 1");
+    assert_line(t, "modelpool_refused_total{reason=\"admission\"} 1");
+    assert_line(t, "modelpool_refused_total{reason=\"tokens_per_day\"} 0");
+    assert_line(t, "modelpool_admission_queue{model_name=\"a\"} 1");
+    assert_line(t, "modelpool_promised_ratio{instance=\"cpu\"} 0.250000");
+    assert_line(t, "modelpool_oldest_wait_seconds{model_name=\"a\",instance=\"cpu\"} 2.000000");
+    assert_line(t, "modelpool_slack_seconds{model_name=\"a\",instance=\"cpu\"} -0.500000");
+    assert_null(strstr(t, "modelpool_slack_seconds{model_name=\"b\""));
+    assert_line(t, "modelpool_cost_error_ratio{model_name=\"a\",instance=\"cpu\",kind=\"step\"} "
+                   "0.125000");
+    assert_null(strstr(t, "kind=\"prefill\"}"));
+    assert_line(t, "modelpool_tenant_gpu_seconds_total{account=\"\"} 0.5");
+    assert_line(t, "modelpool_tenant_gpu_seconds_total{account=\"a\\\"b\\\\c\"} 7.25");
+    assert_line(t, "modelpool_tenant_share{account=\"a\\\"b\\\\c\"} 2.5");
+    assert_line(t, "modelpool_tenant_requests{account=\"a\\\"b\\\\c\"} 3");
+    assert_line(t, "modelpool_tenant_tokens_today{account=\"a\\\"b\\\\c\"} 12345678901");
+    assert_line(t, "modelpool_tenant_tokens_per_day{account=\"a\\\"b\\\\c\"} 20000000000");
+    assert_null(strstr(t, "modelpool_tenant_tokens_per_day{account=\"\"}"));
     free(t);
     metrics_destroy(m);
 }
@@ -96,7 +131,7 @@ static void test_no_engine_yet(void **state)
     struct config_model model = {.name = "a"};
     struct config config = {.models = &model, .model_count = 1};
     struct metrics *m = metrics_create(&config, NULL);
-    struct metrics_gauge gauge = {0, 0};
+    struct metrics_gauge gauge = {0, 0, 0};
     struct policy_snapshot s = {0};
 
     (void)state;

@@ -120,6 +120,9 @@ void submit(struct bench *b, uint64_t seq, uint32_t model, uint32_t first, uint3
     assert_true(seq < STREAMS);
     r->seq = seq;
     r->model = model;
+    r->tenant = b->tenant;
+    r->ttft_us = b->ttft_us;
+    r->tbt_us = b->tbt_us;
     r->max_tokens = max_tokens;
     r->token_count = prompt;
     r->tokens = calloc(prompt + 1, sizeof *r->tokens);
@@ -151,6 +154,22 @@ static void take_logprobs(struct stream *s, const struct event_logprobs *ev)
     s->heard = *ev;
 }
 
+void ask(struct bench *b, uint64_t seq, uint32_t model, int64_t wait_us)
+{
+    struct policy_ask *a = calloc(1, sizeof *a);
+
+    assert_non_null(a);
+    *a = (struct policy_ask){.seq = seq,
+                             .model = model,
+                             .tenant = b->tenant,
+                             .tokens = 10,
+                             .max_tokens = 100,
+                             .ttft_us = b->ttft_us,
+                             .tbt_us = b->tbt_us,
+                             .wait_us = wait_us};
+    policy_admit(b->policy, a);
+}
+
 static void take_row(struct bench *b, const struct event_row *row)
 {
     struct stream *s = &b->streams[row->seq];
@@ -170,8 +189,15 @@ static void take_row(struct bench *b, const struct event_row *row)
 
 static void take_event(struct bench *b, const struct policy_event *ev)
 {
-    struct stream *s = &b->streams[ev->seq < STREAMS ? ev->seq : 0];
+    struct stream *s;
 
+    if (ev->mail.kind == POLICY_COST) {
+        const struct policy_cost *c = (const struct policy_cost *)(const void *)ev;
+
+        b->costs[c->model] = *c;
+        return;
+    }
+    s = &b->streams[ev->seq < STREAMS ? ev->seq : 0];
     switch ((enum policy_event_kind)ev->mail.kind) {
     case POLICY_TOKENS:
         for (uint32_t i = 0; i < ev->count; i++)
@@ -194,6 +220,21 @@ static void take_event(struct bench *b, const struct policy_event *ev)
         b->last_reply.tag = ev->tag;
         b->last_reply.status = ev->status;
         memcpy(b->last_reply.text, ev->text, sizeof ev->text);
+        break;
+    case POLICY_ADMITTED:
+        s->admitted++;
+        b->admissions[b->admission_count++ % STREAMS] = ev->seq;
+        break;
+    case POLICY_WAITING:
+        s->waiting++;
+        snprintf(s->text, sizeof s->text, "%s", ev->text);
+        break;
+    case POLICY_REFUSED:
+        s->refused++;
+        s->status = ev->status;
+        snprintf(s->text, sizeof s->text, "%s", ev->text);
+        break;
+    case POLICY_COST:
         break;
     case POLICY_MODEL:
         if (ev->resident)

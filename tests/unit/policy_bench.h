@@ -32,8 +32,9 @@ struct stream { /* what a client has seen of a sequence */
     enum status status;
     struct policy_usage usage;
     char text[ORDER_TEXT_MAX];
-    uint32_t logprobs;           /* as asked for */
-    struct event_logprobs heard; /* the last ones */
+    uint32_t logprobs;              /* as asked for */
+    struct event_logprobs heard;    /* the last ones */
+    int admitted, waiting, refused; /* events of policy_admit */
 };
 
 struct bench {
@@ -53,6 +54,11 @@ struct bench {
         char text[ORDER_TEXT_MAX];
     } last_reply;
     int arrivals[4], departures[4]; /* POLICY_MODEL */
+    struct policy_cost costs[4];    /* the last of each model */
+    uint64_t admissions[STREAMS];   /* sequences in the order of their promises */
+    uint32_t admission_count;
+    int64_t ttft_us, tbt_us; /* of the next requests */
+    uint32_t tenant;
 };
 
 int bench_setup(void **state);
@@ -69,6 +75,8 @@ void bench_start(struct bench *b);
  * then come ahead of each token, and some have biases. */
 void submit(struct bench *b, uint64_t seq, uint32_t model, uint32_t first, uint32_t prompt,
             uint32_t max_tokens);
+/* Ask for a promise for it, with bench's SLO. */
+void ask(struct bench *b, uint64_t seq, uint32_t model, int64_t wait_us);
 void take_events(struct bench *b, int wait_ms);
 
 #define wait_until(b, condition)                                                                   \

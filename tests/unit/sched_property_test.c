@@ -571,6 +571,15 @@ static void who_returns_is_lifted(void **state)
     assert_true(sched_tenant_time(w.s, 1) > 42.9 && sched_tenant_time(w.s, 1) < 43.1);
     assert_true(sched_tenant_time(w.s, 2) > 42.9 && sched_tenant_time(w.s, 2) < 43.1);
     assert_int_equal(sched_set_share(w.s, 3, 0, NULL), -1);
+    /* What was really used is neither lifted nor divided. */
+    assert_true(sched_tenant_used(w.s, 1) > 42.9 && sched_tenant_used(w.s, 1) < 43.1);
+    assert_true(sched_tenant_used(w.s, 2) > 0.9 && sched_tenant_used(w.s, 2) < 1.1);
+    /* Its account has become known: from here on that one pays. */
+    sched_set_tenant(w.s, 2, 5);
+    sched_turn_ended(w.s, 500, 0, 0, 5, 3000000, 0);
+    assert_true(sched_tenant_used(w.s, 2) < 1.1);
+    assert_true(sched_tenant_used(w.s, 5) > 2.9 && sched_tenant_used(w.s, 5) < 3.1);
+    sched_finish(w.s, 600, 2);
     sched_destroy(w.s);
 }
 
@@ -595,6 +604,14 @@ static void admission_has_a_reason(void **state)
     assert_int_equal(sched_admit(w.s, 0, &q, &err), -1);
     assert_int_equal(err.status, STATUS_EXHAUSTED);
     assert_non_null(strstr(err.text, "100 %"));
+    sched_requeue(w.s, 1, 2); /* its KV gave way, or its ledger row is not there yet */
+    assert_true(sched_promised(w.s, 0) > 0.6 && sched_promised(w.s, 0) < 0.7);
+    assert_int_equal(sched_admit(w.s, 1, &q, &err), -1);
+    assert_int_equal(sched_resume(w.s, 1, 2, &in, NULL), 0);
+    q.tbt_us = 5000; /* a step takes 10 ms */
+    assert_int_equal(sched_admit(w.s, 1, &q, &err), -1);
+    assert_int_equal(err.status, STATUS_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "10 ms even when nothing else runs"));
     q.ttft_us = q.tbt_us = 0; /* best effort */
     assert_int_equal(sched_admit(w.s, 0, &q, &err), 0);
     q.ttft_us = q.tbt_us = 30000;
