@@ -5,14 +5,17 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/serve.h"
 
-#define USAGE "modelpool bench limits|matmul|attention|engine|switch [OPTION...]"
+#define USAGE "modelpool bench limits|matmul|attention|engine|switch|make-model|serve [OPTION...]"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
     "and maps memory.  matmul, attention: how near the engine's own come to that.  engine: how\n"  \
     "fast an engine decodes and reads prompts, with random weights of a shape.  switch: how "      \
     "fast\n"                                                                                       \
-    "it goes from one model to another.  A table of medians; --json prints every sample, with\n"   \
+    "it goes from one model to another.  make-model: a model of a shape with random weights\n"     \
+    "(--out=FILE.gguf).  serve: a trace against a pool; modelpool bench serve --help.  A table "   \
+    "of medians; --json prints every sample, with\n"                                               \
     "the machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is\n"  \
     "not asked.\n"                                                                                 \
     "  --gpu=N --json --device=cpu|cuda --precision=exact|fast --shape=NAME --dtype=TYPE\n"        \
@@ -24,8 +27,9 @@
 static int known(const char *option)
 {
     static const char *const names[] = {
-        "--gpu=",   "--json",     "--device=", "--precision=", "--shape=", "--dtype=",
-        "--batch=", "--context=", "--prompt=", "--memory=",    "--host=",  "--threads="};
+        "--gpu=",   "--json",     "--device=",  "--precision=", "--shape=",
+        "--dtype=", "--batch=",   "--context=", "--prompt=",    "--memory=",
+        "--host=",  "--threads=", "--out="};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         size_t len = strlen(names[i]);
@@ -39,12 +43,14 @@ static int known(const char *option)
 /* The bench's name may stand before or behind its options, which the engine checks. */
 int cmd_bench(const struct cli *cli, int argc, char **argv)
 {
-    static const char *const names[] = {"limits", "matmul", "attention", "engine", "switch"};
+    static const char *const names[] = {"limits", "matmul", "attention",
+                                        "engine", "switch", "make-model"};
     char what[64] = "";
     char *engine[ARG_MAX_COUNT + 2] = {"modelpool-engine", what};
     int count = 2;
 
-    (void)cli;
+    if (argc > 1 && strcmp(argv[1], "serve") == 0)
+        return bench_serve(cli, argc - 1, argv + 1);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return cli_help(USAGE, HELP);
@@ -66,12 +72,15 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
                 snprintf(what, sizeof(what), "--bench=%s", names[n]);
         if (what[0] == '\0')
             return cli_usage(
-                USAGE, "bench: no bench %s: there are limits, matmul, attention, engine and switch",
+                USAGE,
+                "bench: no bench %s: there are limits, matmul, attention, engine, switch, "
+                "make-model and serve",
                 argv[i]);
     }
     if (what[0] == '\0')
-        return cli_usage(
-            USAGE, "bench: which one? There are limits, matmul, attention, engine and switch");
+        return cli_usage(USAGE,
+                         "bench: which one? There are limits, matmul, attention, engine, switch, "
+                         "make-model and serve");
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));
 }

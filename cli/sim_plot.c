@@ -17,7 +17,7 @@ static void quote(FILE *to, const char *text)
     fputc('\'', to);
 }
 
-static FILE *begin(const char *path, const char *title, const char *size, struct error *err)
+FILE *sim_plot_begin(const char *path, const char *title, const char *size, struct error *err)
 {
     FILE *to;
 
@@ -38,7 +38,7 @@ static FILE *begin(const char *path, const char *title, const char *size, struct
     return to;
 }
 
-static int end(FILE *to, const char *path, struct error *err)
+int sim_plot_end(FILE *to, const char *path, struct error *err)
 {
     int status = pclose(to);
 
@@ -55,7 +55,7 @@ int sim_plot_curves(const char *path, const char *title, const struct sim_curve 
                                          "lc rgb '#f0b27a' pt 6", "lc rgb '#d55e00' pt 7",
                                          "lc rgb '#7e3800' pt 5", "lc rgb '#85c1e9' pt 6",
                                          "lc rgb '#0072b2' pt 7", "lc rgb '#003f63' pt 5"};
-    FILE *to = begin(path, title, "960,540", err);
+    FILE *to = sim_plot_begin(path, title, "960,540", err);
 
     if (to == NULL)
         return -1;
@@ -79,14 +79,14 @@ int sim_plot_curves(const char *path, const char *title, const struct sim_curve 
         fprintf(to, ", $c%u with yerrorbars ps 0.4 %s notitle", i, styles[i % 8]);
     }
     fputc('\n', to);
-    return end(to, path, err);
+    return sim_plot_end(to, path, err);
 }
 
 /* Each line of `turns`: device, beginning, first step, end, model, steps. */
 int sim_plot_timeline(const char *path, const char *title, const char *turns, uint32_t devices,
                       double from, double until, struct error *err)
 {
-    FILE *to = begin(path, title, "1280,600", err);
+    FILE *to = sim_plot_begin(path, title, "1280,600", err);
     uint32_t shown = devices < 32 ? devices : 32;
 
     if (to == NULL)
@@ -104,5 +104,5 @@ int sim_plot_timeline(const char *path, const char *title, const char *turns, ui
     fputs(" using 2:1:2:3:($1-0.4):($1+0.4) with boxxyerror lc rgb '#000000' "
           "title 'waiting for weights or KV (black); white: idle'\n",
           to);
-    return end(to, path, err);
+    return sim_plot_end(to, path, err);
 }

@@ -118,6 +118,8 @@ static void send_daemon(struct conn *conn)
     wire_put_u64(&w, "held", held);
     wire_put_u64(&w, "leases", leases);
     wire_put_u64(&w, "grants", grants);
+    wire_put(&w, "scheduler", f->config->scheduler);
+    wire_put_i64(&w, "turn_us", f->config->turn_us);
     conn_send(conn, &w);
 }
 

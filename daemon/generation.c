@@ -75,8 +75,7 @@ static void send_stream_end(struct generation *g)
     if (g->outcome != DONE)
         failed = stream_event(&g->stream, openai_error_json(&g->error), 0, NULL);
     if (g->outcome == DONE && g->text_len)
-        failed = stream_event(&g->stream, openai_text_chunk(&a, g->text, g->text_len, with_usage),
-                              0, NULL);
+        failed = stream_event(&g->stream, generation_text_chunk(g, g->text, g->text_len), 0, NULL);
     if (g->outcome == DONE && !failed)
         failed = stream_event(&g->stream, openai_finish_chunk(&a, g->finish, with_usage), 0, NULL);
     if (g->outcome == DONE && !failed && with_usage)

@@ -41,6 +41,8 @@ struct generation {
 /* --- generation_text.c --- */
 void generation_set_state(struct generation *g, enum generation_state state);
 struct openai_answer generation_answer(const struct generation *g);
+/* The event of a stream that brings this text, with the tokens by then if they were asked for. */
+json_t *generation_text_chunk(const struct generation *g, const char *text, size_t len);
 /* DONE, with "stop" or "length": no more tokens are taken. */
 void generation_finish(struct generation *g, const char *word);
 /* One token of a RUNNING generation: text goes out or is kept, and it may finish.  -1 if it cannot

@@ -41,17 +41,24 @@ static int keep(struct generation *g, const char *text, size_t len, struct error
     return 0;
 }
 
+json_t *generation_text_chunk(const struct generation *g, const char *text, size_t len)
+{
+    struct openai_answer a = generation_answer(g);
+    struct openai_usage usage = {g->prompt_count, g->completion};
+    json_t *chunk = openai_text_chunk(&a, text, len, g->request.include_usage);
+
+    return g->request.continuous_usage ? openai_chunk_with_usage(chunk, &usage) : chunk;
+}
+
 static int emit(struct generation *g, const char *text, size_t len, struct error *err)
 {
-    if (len == 0)
+    if (len == 0 && !(g->request.stream && g->request.continuous_usage))
         return 0; /* no event says nothing */
     if (!g->request.stream)
         return keep(g, text, len, err);
-    struct openai_answer a = generation_answer(g);
     if (g->detokenizer.pending_len == 0 && stop_held(&g->request.stop) == 0)
         g->whole = g->completion;
-    return stream_event(&g->stream, openai_text_chunk(&a, text, len, g->request.include_usage),
-                        g->whole, err);
+    return stream_event(&g->stream, generation_text_chunk(g, text, len), g->whole, err);
 }
 
 /* Text that ends the answer waits for the ledger's commit, with what was held back. */
