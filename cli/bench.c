@@ -5,8 +5,11 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/serve.h"
 
-#define USAGE "modelpool bench limits|matmul|attention|engine|switch|soak|prepare [OPTION...]"
+#define USAGE                                                                                      \
+    "modelpool bench limits|matmul|attention|engine|switch|soak|prepare|make-model|serve "         \
+    "[OPTION...]"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
     "and maps memory.  matmul, attention: how near the engine's own come to that.  engine: how\n"  \
@@ -14,7 +17,9 @@
     "fast\n"                                                                                       \
     "it goes from one model to another.  soak: whether memory stays flat.  prepare: how fast a\n"  \
     "model's file (--model) becomes a master copy in shared memory, beside the disk's own rate;\n" \
-    "on any node.  A table of medians; "                                                           \
+    "on any node.  make-model: a model of a shape with random weights (--out=FILE.gguf).  "        \
+    "serve:\n"                                                                                     \
+    "a trace against a pool; modelpool bench serve --help.  A table of medians; "                  \
     "--json prints every sample, with\n"                                                           \
     "the machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is\n"  \
     "not asked.\n"                                                                                 \
@@ -28,9 +33,9 @@
 static int known(const char *option)
 {
     static const char *const names[] = {
-        "--gpu=",   "--json",     "--device=",  "--precision=", "--shape=",
-        "--dtype=", "--batch=",   "--context=", "--prompt=",    "--memory=",
-        "--host=",  "--threads=", "--steps=",   "--models=",    "--model="};
+        "--gpu=",   "--json",     "--device=", "--precision=", "--shape=", "--dtype=",
+        "--batch=", "--context=", "--prompt=", "--memory=",    "--host=",  "--threads=",
+        "--steps=", "--models=",  "--model=",  "--out="};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         size_t len = strlen(names[i]);
@@ -45,12 +50,13 @@ static int known(const char *option)
 int cmd_bench(const struct cli *cli, int argc, char **argv)
 {
     static const char *const names[] = {"limits", "matmul", "attention", "engine",
-                                        "switch", "soak",   "prepare"};
+                                        "switch", "soak",   "prepare",   "make-model"};
     char what[64] = "";
     char *engine[ARG_MAX_COUNT + 2] = {"modelpool-engine", what};
     int count = 2;
 
-    (void)cli;
+    if (argc > 1 && strcmp(argv[1], "serve") == 0)
+        return bench_serve(cli, argc - 1, argv + 1);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return cli_help(USAGE, HELP);
@@ -73,12 +79,12 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
         if (what[0] == '\0')
             return cli_usage(USAGE,
                              "bench: no bench %s: there are limits, matmul, attention, engine, "
-                             "switch, soak and prepare",
+                             "switch, soak, prepare, make-model and serve",
                              argv[i]);
     }
     if (what[0] == '\0')
         return cli_usage(USAGE, "bench: which one? There are limits, matmul, attention, engine, "
-                                "switch, soak and prepare");
+                                "switch, soak, prepare, make-model and serve");
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));
 }

@@ -24,6 +24,7 @@ struct cli { /* from the environment and the options before the subcommand; read
     const char *socket;   /* of the daemon: --socket, MODELPOOL_CONTROL, or the default */
     const char *base_url; /* OPENAI_BASE_URL; NULL: not set */
     const char *api_key;  /* OPENAI_API_KEY; NULL: not set */
+    const char *tmp;      /* TMPDIR; NULL: /tmp */
 };
 
 /* argv[0] is the subcommand's name; optind is 1 and opterr on. */

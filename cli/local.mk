@@ -14,6 +14,15 @@ cli_libcli_a_SOURCES = \
     cli/model_report.c \
     cli/model_report.h \
     cli/run.c \
+    cli/serve.c \
+    cli/serve.h \
+    cli/serve_client.c \
+    cli/serve_costs.c \
+    cli/serve_options.c \
+    cli/serve_pool.c \
+    cli/serve_private.c \
+    cli/serve_report.c \
+    cli/serve_token.c \
     cli/sim.c \
     cli/sim.h \
     cli/sim_burst.c \
@@ -29,6 +38,7 @@ cli_libcli_a_SOURCES = \
     cli/sim_run.c \
     cli/sim_segment.c \
     cli/sim_state.h \
+    cli/sim_sum.c \
     cli/sim_trace.c \
     cli/sim_workload.c \
     cli/status.c \
@@ -68,3 +78,10 @@ TESTS += tests/unit/sim_test
 tests_unit_sim_test_SOURCES = tests/unit/sim_test.c
 tests_unit_sim_test_LDADD = \
     cli/libcli.a sched/libsched.a common/libcommon.a $(CMOCKA_LIBS) -lm
+
+check_PROGRAMS += tests/unit/serve_test
+TESTS += tests/unit/serve_test
+tests_unit_serve_test_SOURCES = tests/unit/serve_test.c
+tests_unit_serve_test_LDADD = \
+    cli/libcli.a sched/libsched.a common/libcommon.a \
+    $(CMOCKA_LIBS) $(EVENT_LIBS) $(JANSSON_LIBS) -lm -lpthread

@@ -91,10 +91,12 @@ static void read_environment(struct cli *cli)
 {
     const char *socket = getenv("MODELPOOL_CONTROL");
     const char *url = getenv("OPENAI_BASE_URL"), *key = getenv("OPENAI_API_KEY");
+    const char *tmp = getenv("TMPDIR");
 
     cli->socket = socket && *socket ? socket : RUNSTATEDIR "/modelpool/control.sock";
     cli->base_url = url && *url ? url : NULL;
     cli->api_key = key && *key ? key : NULL;
+    cli->tmp = tmp && *tmp ? tmp : NULL;
 }
 
 int main(int argc, char **argv)

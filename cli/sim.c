@@ -10,7 +10,9 @@
 #include "cli/sim_command.h"
 #include "common/config.h"
 
-#define USAGE "modelpool sim [OPTIONS] [TRACE.csv] | sim --paper [--seeds=N] [--only=NAME] [--json]"
+#define USAGE                                                                                      \
+    "modelpool sim [OPTIONS] [TRACE.csv] | sim --paper [--seeds=N] [--only=NAME] [--json] | "      \
+    "bench serve [OPTIONS] [TRACE.csv]"
 #define HELP                                                                                       \
     "Replay a trace, or one that is made up, with a scheduler, on devices that are only costs.\n"  \
     "Nothing is asked of the daemon.\n\n"                                                          \
@@ -111,39 +113,7 @@ void sim_setup_switches(struct sim_setup *u)
 
 /* --- options ---------------------------------------------------------------------------------- */
 
-enum option_value {
-    OPT_ADMIT = 256,
-    OPT_COSTS,
-    OPT_CV,
-    OPT_DAY,
-    OPT_DIURNAL,
-    OPT_DURATION,
-    OPT_GPUS,
-    OPT_INPUT,
-    OPT_INPUT_SCALE,
-    OPT_JSON,
-    OPT_MODELS,
-    OPT_ONLY,
-    OPT_OUTPUT,
-    OPT_OUTPUT_SCALE,
-    OPT_PAPER,
-    OPT_PLOT,
-    OPT_PREFETCH,
-    OPT_RATE,
-    OPT_ROLES,
-    OPT_SCHEDULER,
-    OPT_SEED,
-    OPT_SEEDS,
-    OPT_SLO,
-    OPT_STARVE,
-    OPT_SWITCH,
-    OPT_TENANTS,
-    OPT_TRACE,
-    OPT_TURN,
-    OPT_ZIPF
-};
-
-static const struct option long_options[] = {
+const struct option sim_long_options[] = {
     {"admit", no_argument, NULL, OPT_ADMIT},
     {"burst", required_argument, NULL, OPT_BURST},
     {"costs", required_argument, NULL, OPT_COSTS},
@@ -183,7 +153,7 @@ static const struct option long_options[] = {
 
 static int bad(const char *what, const char *value)
 {
-    return cli_usage(USAGE, "sim: %s: \"%s\"", what, value);
+    return cli_usage(USAGE, "%s: \"%s\"", what, value);
 }
 
 /* A number within bounds; 0, or the exit code. */
@@ -329,7 +299,7 @@ static int set_workload(struct sim_workload *w, int c, const char *value)
     }
 }
 
-static int set_fleet(struct sim_setup *u, int c, const char *value)
+int sim_set_option(struct sim_setup *u, int c, const char *value)
 {
     switch (c) {
     case OPT_ADMIT:
@@ -400,16 +370,15 @@ static int set_option(struct options *o, int c, const char *value)
         o->trace_out = value;
         return 0;
     default:
-        return set_fleet(&o->setup, c, value);
+        return sim_set_option(&o->setup, c, value);
     }
 }
 
 /* --- the run ---------------------------------------------------------------------------------- */
 
-static int get_trace(const struct options *o, const char *path, struct sim_trace *t,
-                     struct error *err)
+int sim_get_trace(const struct sim_setup *u, const char *path, struct sim_trace *t,
+                  struct error *err)
 {
-    const struct sim_setup *u = &o->setup;
     FILE *file;
     int rv;
 
@@ -426,7 +395,7 @@ static int get_trace(const struct options *o, const char *path, struct sim_trace
     return rv;
 }
 
-static int put_trace(const char *path, const struct sim_trace *t, struct error *err)
+int sim_put_trace(const char *path, const struct sim_trace *t, struct error *err)
 {
     FILE *file = fopen(path, "we");
     int failed;
@@ -479,8 +448,8 @@ static int simulate(struct options *o, const char *path)
     struct error err;
     int code = EXIT_REFUSED;
 
-    if (get_trace(o, path, &trace, &err) != 0 ||
-        (o->trace_out != NULL && put_trace(o->trace_out, &trace, &err) != 0))
+    if (sim_get_trace(&o->setup, path, &trace, &err) != 0 ||
+        (o->trace_out != NULL && sim_put_trace(o->trace_out, &trace, &err) != 0))
         goto out;
     if (trace.count == 0) {
         error_set(&err, STATUS_INVALID, "sim: nothing arrives; raise --rate= or --duration=");
@@ -502,22 +471,21 @@ out:
     return cli_fail(code, "%s", err.text);
 }
 
-static void defaults(struct options *o)
+void sim_defaults(struct sim_setup *u)
 {
-    *o = (struct options){.costs = "h800", .seeds = 5};
-    o->setup.fleet = (struct sim_fleet){
+    *u = (struct sim_setup){.slo = {.ttft = 10000000000, .tbt = 100000000}};
+    u->fleet = (struct sim_fleet){
         .scheduler = "slack", .devices = 16, .hop = 0.002, .turn = 0.5, .starve = 60};
-    o->setup.slo = (struct sim_class){.ttft = 10000000000, .tbt = 100000000};
-    o->setup.workload = (struct sim_workload){.models = 70,
-                                              .tenants = 1,
-                                              .rate = 0.1,
-                                              .duration = 300,
-                                              .day = 86400,
-                                              .input = PAPER_INPUT,
-                                              .output = PAPER_OUTPUT,
-                                              .input_scale = 1,
-                                              .output_scale = 1,
-                                              .seed = 1};
+    u->workload = (struct sim_workload){.models = 70,
+                                        .tenants = 1,
+                                        .rate = 0.1,
+                                        .duration = 300,
+                                        .day = 86400,
+                                        .input = PAPER_INPUT,
+                                        .output = PAPER_OUTPUT,
+                                        .input_scale = 1,
+                                        .output_scale = 1,
+                                        .seed = 1};
 }
 
 static int check_fleet(const struct options *o)
@@ -532,13 +500,13 @@ static int check_fleet(const struct options *o)
 
 int cmd_sim(const struct cli *cli, int argc, char **argv)
 {
-    struct options o;
+    struct options o = {.costs = "h800", .seeds = 5};
     struct error err;
     int c, code;
 
     (void)cli;
-    defaults(&o);
-    while ((c = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
+    sim_defaults(&o.setup);
+    while ((c = getopt_long(argc, argv, "h", sim_long_options, NULL)) != -1) {
         if (c == 'h')
             return cli_help(USAGE, HELP);
         if ((code = set_option(&o, c, optarg)) != 0)

@@ -127,6 +127,7 @@ struct sim_fleet {
     double turn;   /* s */
     double starve; /* s */
     int admit;
+    int64_t from; /* ns: requests that arrive earlier are served, and not reported */
     uint64_t seed;
     FILE *timeline; /* turns as they end, for the plot; NULL: none */
 };
@@ -136,6 +137,7 @@ struct sim_outcome {     /* of a request */
     uint32_t on_time, produced;
     struct sim_qos qos; /* from the arrival */
     int refused;
+    int failed; /* what has not come is late; only in sums, of what was served (bench serve) */
 };
 
 struct sim_tenant_report {
@@ -172,5 +174,15 @@ int sim_run(const struct sim_trace *t, const struct sim_fleet *fleet,
 /* slack: what longest_wait is promised to be within, s. */
 double sim_wait_bound(const struct sim_report *r, const struct sim_fleet *fleet);
 void sim_report_clear(struct sim_report *r);
+
+/* --- sim_sum.c: requests, tokens, times and tenants of a report, also of one that was served
+ * ------ */
+
+/* Counts, attainments and percentiles of the requests that arrive at `from` (ns) or later; tenants
+ * without their seconds.  What it allocates is sim_report_clear()'s. */
+int sim_sum_up(const struct sim_trace *t, const struct sim_outcome *outcomes, int64_t from,
+               struct sim_report *report, struct error *err);
+/* p50, p95, p99; sorts v. */
+void sim_percentiles(double *v, size_t n, double out[3]);
 
 #endif

@@ -1,8 +1,11 @@
 /*
- * sim_command.h - what the files of the command `modelpool sim` share
+ * sim_command.h - what the files of the command `modelpool sim` share, and `bench serve` with them
  */
 #ifndef MP_CLI_SIM_COMMAND_H
 #define MP_CLI_SIM_COMMAND_H
+
+#include <getopt.h>
+#include <jansson.h>
 
 #include "cli/cli.h"
 #include "cli/sim.h"
@@ -22,10 +25,57 @@ void sim_setup_switches(struct sim_setup *u);
 /* Read a file of costs.  A bare name is one of those that are installed. */
 int sim_read_costs(struct cost_table *t, const char *path, struct error *err);
 
+/* --- sim.c: what `modelpool bench serve` takes, too --- */
+enum sim_option {
+    OPT_ADMIT = 256,
+    OPT_COSTS,
+    OPT_CV,
+    OPT_DAY,
+    OPT_DIURNAL,
+    OPT_DURATION,
+    OPT_GPUS,
+    OPT_INPUT,
+    OPT_INPUT_SCALE,
+    OPT_JSON,
+    OPT_MODELS,
+    OPT_ONLY,
+    OPT_OUTPUT,
+    OPT_OUTPUT_SCALE,
+    OPT_PAPER,
+    OPT_PLOT,
+    OPT_PREFETCH,
+    OPT_RATE,
+    OPT_ROLES,
+    OPT_SCHEDULER,
+    OPT_SEED,
+    OPT_SEEDS,
+    OPT_SLO,
+    OPT_STARVE,
+    OPT_SWITCH,
+    OPT_TENANTS,
+    OPT_TRACE,
+    OPT_TURN,
+    OPT_ZIPF
+};
+
+extern const struct option sim_long_options[];
+void sim_defaults(struct sim_setup *u);
+/* An option of load and fleet: 0, or the exit code after the error was printed.  Strings stay the
+ * caller's. */
+int sim_set_option(struct sim_setup *u, int c, const char *value);
+/* The trace in that file, or, path NULL, the one that the setup describes. */
+int sim_get_trace(const struct sim_setup *u, const char *path, struct sim_trace *t,
+                  struct error *err);
+int sim_put_trace(const char *path, const struct sim_trace *t, struct error *err);
+
 /* --- sim_report.c --- */
 void sim_print(const struct sim_report *r, const struct sim_setup *u, const struct sim_trace *t);
 int sim_print_json(const struct sim_report *r, const struct sim_setup *u,
                    const struct sim_trace *t);
+
+/* What sim_print_json() prints; NULL without memory. */
+json_t *sim_report_json(const struct sim_report *r, const struct sim_setup *u,
+                        const struct sim_trace *t);
 
 /* --- sim_paper.c: the published case --- */
 /* Exit code.  quick: fewer seeds and points. */

@@ -106,7 +106,8 @@ static json_t *tenants_json(const struct sim_report *r, const struct sim_trace *
     return all;
 }
 
-int sim_print_json(const struct sim_report *r, const struct sim_setup *u, const struct sim_trace *t)
+json_t *sim_report_json(const struct sim_report *r, const struct sim_setup *u,
+                        const struct sim_trace *t)
 {
     char roles[32];
     json_t *all = json_pack(
@@ -130,12 +131,20 @@ int sim_print_json(const struct sim_report *r, const struct sim_setup *u, const 
     if (all == NULL || more == NULL || json_object_update(all, more) != 0 ||
         add_more(all, r) != 0) {
         json_decref(all);
-        json_decref(more);
-        return -1;
+        all = NULL;
     }
+    json_decref(more);
+    return all;
+}
+
+int sim_print_json(const struct sim_report *r, const struct sim_setup *u, const struct sim_trace *t)
+{
+    json_t *all = sim_report_json(r, u, t);
+
+    if (all == NULL)
+        return -1;
     json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     putchar('\n');
     json_decref(all);
-    json_decref(more);
     return 0;
 }

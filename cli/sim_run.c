@@ -206,116 +206,16 @@ static int loop(struct sim *s)
 
 /* --- sums ------------------------------------------------------------------------------------- */
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static void percentiles(double *v, size_t n, double out[3])
-{
-    static const double at[3] = {0.5, 0.95, 0.99};
-
-    qsort(v, n, sizeof *v, ascending);
-    for (int i = 0; i < 3; i++)
-        out[i] = n > 0 ? v[(size_t)(at[i] * (double)(n - 1) + 0.5)] : 0;
-}
-
-static double seconds(int64_t ns)
-{
-    return (double)ns / 1e9;
-}
-
-/* Its mean time between tokens, s. */
-static double mean_gap(const struct sim_request *q, const struct sim_outcome *o)
-{
-    return q->output > 1 ? seconds(o->last - o->first) / (q->output - 1) : 0;
-}
-
-static void add_up(const struct sim *s, double *ttft, double *tbt, size_t *n, size_t *gaps)
-{
-    struct sim_report *rep = s->report;
-
-    for (size_t i = 0; i < s->trace->count; i++) {
-        const struct sim_request *q = &s->trace->requests[i];
-        const struct sim_class *class = &s->trace->classes[q->class];
-        const struct sim_outcome *o = &s->outcomes[i];
-        struct sim_tenant_report *tenant = &rep->tenants[q->tenant];
-        double first = seconds(o->first - q->arrival), gap = mean_gap(q, o);
-
-        rep->requests++;
-        rep->refused += o->refused != 0;
-        if (o->refused)
-            continue;
-        rep->tokens += q->output;
-        rep->on_time += o->on_time;
-        tenant->requests++;
-        tenant->tokens += q->output;
-        tenant->attainment += o->on_time;
-        rep->requests_kept +=
-            class->ttft == 0 || (first <= seconds(class->ttft) && gap <= seconds(class->tbt));
-        ttft[(*n)++] = first;
-        rep->published_attainment += sim_qos_share(&o->qos, o->last - q->arrival);
-        if (q->output > 1)
-            tbt[(*gaps)++] = gap;
-        if (seconds(o->last) > rep->makespan)
-            rep->makespan = seconds(o->last);
-    }
-}
-
-static int tenant_tails(const struct sim *s, double *v)
-{
-    for (uint32_t t = 0; t < s->report->tenant_count; t++) {
-        struct sim_tenant_report *r = &s->report->tenants[t];
-        double p[3];
-        size_t n = 0;
-
-        for (size_t i = 0; i < s->trace->count; i++) {
-            const struct sim_request *q = &s->trace->requests[i];
-
-            if (q->tenant == t && !s->outcomes[i].refused)
-                v[n++] = seconds(s->outcomes[i].first - q->arrival);
-        }
-        percentiles(v, n, p);
-        r->ttft_p99 = p[2];
-        r->attainment = r->tokens > 0 ? r->attainment / (double)r->tokens : 1;
-        r->seconds = sched_tenant_time(s->sched, t);
-    }
-    return 0;
-}
-
 static int sum_up(struct sim *s)
 {
     struct sim_report *rep = s->report;
-    double *ttft = malloc(s->trace->count * sizeof *ttft);
-    double *tbt = malloc(s->trace->count * sizeof *tbt);
-    size_t n = 0, gaps = 0;
-    int rv = -1;
 
-    rep->tenant_count = s->trace->tenant_count;
-    rep->tenants = calloc(rep->tenant_count, sizeof *rep->tenants);
-    if (ttft == NULL || tbt == NULL || rep->tenants == NULL) {
-        error_set(s->err, STATUS_NOMEM, "sim: out of memory");
-        goto out;
-    }
-    add_up(s, ttft, tbt, &n, &gaps);
-    percentiles(ttft, n, rep->ttft);
-    percentiles(tbt, gaps, rep->tbt);
-    if (rep->tenant_count <= 1024)
-        tenant_tails(s, ttft);
-    rep->token_attainment = rep->tokens > 0 ? (double)rep->on_time / (double)rep->tokens : 1;
-    rep->request_attainment =
-        rep->requests > rep->refused
-            ? (double)rep->requests_kept / (double)(rep->requests - rep->refused)
-            : 1;
-    rep->published_attainment = n > 0 ? rep->published_attainment / (double)n : 1;
+    if (sim_sum_up(s->trace, s->outcomes, s->fleet->from, rep, s->err) != 0)
+        return -1;
+    for (uint32_t t = 0; t < rep->tenant_count; t++)
+        rep->tenants[t].seconds = sched_tenant_time(s->sched, t);
     rep->gpu_seconds = rep->makespan * s->fleet->devices;
-    rv = 0;
-out:
-    free(ttft);
-    free(tbt);
-    return rv;
+    return 0;
 }
 
 /* What they paid, in place of the scheduler's counters, which idling lifts. */

@@ -197,6 +197,7 @@ static void send_daemon(struct conn *conn, const struct policy_snapshot *s)
     wire_put_u64(&w, "grants", grants);
     wire_put(&w, "scheduler", f->config->scheduler);
     wire_put(&w, "admission", s->admission ? "yes" : "no");
+    wire_put_i64(&w, "turn_us", f->config->turn_us);
     conn_send(conn, &w);
 }
 

@@ -63,7 +63,8 @@ static void count_whole(struct generation *g, struct choice *c)
     c->whole = c->completion;
 }
 
-/* A chunk of text, with the log probabilities of tokens whose text begins before byte `end`. */
+/* A chunk of text, with the log probabilities of tokens whose text begins before byte `end`, and
+ * the tokens by then if they were asked for. */
 static int send_text(struct generation *g, struct choice *c, const char *text, size_t len,
                      uint64_t end, uint32_t mark, struct error *err)
 {
@@ -76,15 +77,20 @@ static int send_text(struct generation *g, struct choice *c, const char *text, s
         if (!logprobs)
             return error_set(err, STATUS_NOMEM, "out of memory");
     }
-    return stream_event(&g->stream,
-                        openai_text_chunk(&a, text, len, logprobs, g->request.include_usage), mark,
-                        err);
+    json_t *chunk = openai_text_chunk(&a, text, len, logprobs, g->request.include_usage);
+    if (g->request.continuous_usage) {
+        struct openai_usage usage = {g->prompt_count, g->completion,
+                                     (uint64_t)g->row.cached_tokens};
+        chunk = openai_chunk_with_usage(chunk, &usage);
+    }
+    return stream_event(&g->stream, chunk, mark, err);
 }
 
 static int emit(struct generation *g, struct choice *c, const char *text, size_t len,
                 struct error *err)
 {
-    if (!g->request.stream || len == 0) /* no event says nothing */
+    /* No event says nothing, unless tokens are to be counted. */
+    if (!g->request.stream || (len == 0 && !g->request.continuous_usage))
         return keep(c, text, len, err);
     c->passed += len;
     if (c->detokenizer.pending_len == 0 && stop_held(&c->stop) == 0)

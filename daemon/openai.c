@@ -222,6 +222,11 @@ static int parse_stream(const json_t *body, struct openai_request *r, struct ope
         return openai_invalid(e, "stream_options.include_usage",
                               "stream_options.include_usage must be true or false");
     r->include_usage = json_is_true(v);
+    v = openai_field(options, "continuous_usage_stats"); /* as vLLM has it */
+    if (v && !json_is_boolean(v))
+        return openai_invalid(e, "stream_options.continuous_usage_stats",
+                              "stream_options.continuous_usage_stats must be true or false");
+    r->continuous_usage = r->include_usage && json_is_true(v);
     return 0;
 }
 

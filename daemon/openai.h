@@ -58,8 +58,9 @@ struct openai_request {
     uint32_t *tokens; /* token ids (prompt is NULL then) */
     size_t token_count;
     int stream, include_usage;
-    uint32_t max_tokens; /* 0: none given */
-    int seeded;          /* sampling.seed was given */
+    int continuous_usage; /* each chunk says how many tokens there are by then */
+    uint32_t max_tokens;  /* 0: none given */
+    int seeded;           /* sampling.seed was given */
     struct order_sampling sampling;
     uint32_t n;        /* answers wanted, each with the seed of the one before and 1 */
     uint32_t logprobs; /* 0: none; 1 + alternatives a token */
@@ -115,6 +116,8 @@ json_t *openai_text_chunk(const struct openai_answer *a, const char *text, size_
                           json_t *logprobs, int with_usage);
 json_t *openai_finish_chunk(const struct openai_answer *a, const char *finish, int with_usage);
 json_t *openai_usage_chunk(const struct openai_answer *a, const struct openai_usage *usage);
+/* The chunk with the usage by then; takes it, and NULL gives NULL. */
+json_t *openai_chunk_with_usage(json_t *chunk, const struct openai_usage *usage);
 /* An entry of /v1/models. */
 json_t *openai_model_json(const char *name, int64_t created, uint32_t context);
 

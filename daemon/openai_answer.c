@@ -191,6 +191,15 @@ json_t *openai_usage_chunk(const struct openai_answer *a, const struct openai_us
                   json_array(), usage_json(usage));
 }
 
+json_t *openai_chunk_with_usage(json_t *o, const struct openai_usage *usage)
+{
+    if (o && json_object_set_new(o, "usage", usage_json(usage))) {
+        json_decref(o);
+        return NULL;
+    }
+    return o;
+}
+
 json_t *openai_model_json(const char *name, int64_t created, uint32_t context)
 {
     return json_pack("{ss ss sI ss sI}", "id", name, "object", "model", "created",

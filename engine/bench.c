@@ -9,7 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/order.h"
+#include "engine/random_model.h"
 
 struct report {
     FILE *f;
@@ -152,6 +154,27 @@ static int measure(const struct bench *b, unsigned what, struct report *r, struc
     return strcmp(b->name, "engine") == 0 ? bench_engine(&engine, found, r, err) : 0;
 }
 
+static int make_model(const struct bench *b, FILE *f, struct error *err)
+{
+    const struct random_shape *shape = random_shape_find(b->engine.shape);
+    int64_t start = clock_monotonic_us();
+    enum dtype dtype;
+    uint64_t bytes;
+
+    if (!b->out)
+        return error_set(err, STATUS_INVALID, "make-model: where? --out=FILE.gguf");
+    if (!shape)
+        return error_set(err, STATUS_INVALID, "no shape %s", b->engine.shape);
+    if (random_dtype(b->engine.dtype, &dtype) != 0)
+        return error_set(err, STATUS_INVALID, "no type of weights %s", b->engine.dtype);
+    if (random_model_write(shape, dtype, b->out, &bytes, err) != 0)
+        return -1;
+    double s = (double)(clock_monotonic_us() - start) / 1e6;
+    fprintf(f, "%s: %s, random %s weights, %" PRIu64 " bytes in %.2f s\n", b->out, shape->name,
+            dtype_name(dtype), bytes, s);
+    return 0;
+}
+
 int bench_run(const struct bench *b, FILE *f, struct error *err)
 {
     static const struct {
@@ -175,13 +198,15 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
     size_t i = 0;
     int rv = -1;
 
+    if (strcmp(b->name, "make-model") == 0)
+        return make_model(b, f, err);
     while (i < sizeof(benches) / sizeof(benches[0]) && strcmp(b->name, benches[i].name) != 0)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
-        return error_set(
-            err, STATUS_INVALID,
-            "no bench %s: there are limits, matmul, attention, engine, switch, soak and prepare",
-            b->name);
+        return error_set(err, STATUS_INVALID,
+                         "no bench %s: there are limits, matmul, attention, engine, switch, soak, "
+                         "prepare and make-model",
+                         b->name);
     if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;
     if (b->json) {

@@ -16,6 +16,7 @@ struct bench {
     const char *machine;        /* for the record: NULL: the host's name */
     const char *commit;         /* for the record: NULL: not known */
     const char *command;        /* for the record */
+    const char *out;            /* make-model: the file */
     struct bench_engine engine; /* of the bench of that name; its gpu is the one above */
 };
 

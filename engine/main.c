@@ -13,8 +13,9 @@
 
 static const char usage[] =
     "usage: modelpool-engine [--help] [--version]\n"
-    "       modelpool-engine --bench=limits|matmul|attention|engine|switch|soak|prepare\n"
-    "                        [--gpu=N] [--json] [--model=FILE]\n"
+    "       modelpool-engine "
+    "--bench=limits|matmul|attention|engine|switch|soak|prepare|make-model\n"
+    "                        [--gpu=N] [--json] [--model=FILE] [--out=FILE.gguf]\n"
     "                        [--machine=NAME] [--commit=NAME] [--device=cpu|cuda]\n"
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
     "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
@@ -27,7 +28,9 @@ static const char usage[] =
     "with random weights of a known shape (engine), or goes from one model to another\n"
     "(switch; --memory must hold one of them, --host both), whether its memory stays as it is\n"
     "over --steps of --models models with sequences that come and go (soak), or how a model's\n"
-    "file (--model) becomes a master copy in shared memory (prepare).\n";
+    "file (--model) becomes a master copy in shared memory (prepare).  make-model writes a model "
+    "of the shape to\n"
+    "a file that modelpoold serves.\n";
 
 /* A number of an option; -1 and a message if it is none. */
 static int number(const char *option, const char *text, uint64_t max, uint64_t *n)
@@ -98,27 +101,18 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
 /* -1: serve. */
 static int parse(int argc, char **argv, struct bench *bench)
 {
-    static const struct option options[] = {{"bench", required_argument, NULL, 'b'},
-                                            {"commit", required_argument, NULL, 'c'},
-                                            {"gpu", required_argument, NULL, 'g'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"machine", required_argument, NULL, 'm'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {"shape", required_argument, NULL, 'e'},
-                                            {"dtype", required_argument, NULL, 'e'},
-                                            {"device", required_argument, NULL, 'e'},
-                                            {"memory", required_argument, NULL, 'e'},
-                                            {"precision", required_argument, NULL, 'e'},
-                                            {"batch", required_argument, NULL, 'e'},
-                                            {"context", required_argument, NULL, 'e'},
-                                            {"prompt", required_argument, NULL, 'e'},
-                                            {"threads", required_argument, NULL, 'e'},
-                                            {"host", required_argument, NULL, 'e'},
-                                            {"model", required_argument, NULL, 'e'},
-                                            {"models", required_argument, NULL, 'e'},
-                                            {"steps", required_argument, NULL, 'e'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"bench", required_argument, NULL, 'b'},  {"commit", required_argument, NULL, 'c'},
+        {"gpu", required_argument, NULL, 'g'},    {"help", no_argument, NULL, 'h'},
+        {"json", no_argument, NULL, 'j'},         {"machine", required_argument, NULL, 'm'},
+        {"version", no_argument, NULL, 'V'},      {"shape", required_argument, NULL, 'e'},
+        {"dtype", required_argument, NULL, 'e'},  {"device", required_argument, NULL, 'e'},
+        {"memory", required_argument, NULL, 'e'}, {"precision", required_argument, NULL, 'e'},
+        {"batch", required_argument, NULL, 'e'},  {"context", required_argument, NULL, 'e'},
+        {"prompt", required_argument, NULL, 'e'}, {"threads", required_argument, NULL, 'e'},
+        {"host", required_argument, NULL, 'e'},   {"model", required_argument, NULL, 'e'},
+        {"models", required_argument, NULL, 'e'}, {"steps", required_argument, NULL, 'e'},
+        {"out", required_argument, NULL, 'o'},    {NULL, 0, NULL, 0}};
     char *end;
     int c, at;
 
@@ -149,6 +143,9 @@ static int parse(int argc, char **argv, struct bench *bench)
             break;
         case 'm':
             bench->machine = optarg;
+            break;
+        case 'o':
+            bench->out = optarg;
             break;
         case 'V':
             puts("modelpool-engine " MODELPOOL_RELEASE);

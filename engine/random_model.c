@@ -1,6 +1,8 @@
 /* random_model.c - GGUF files of random weights (GGUF version 3, little-endian) */
 #include "engine/random_model.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -8,11 +10,16 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
+
+#include "model/vocabulary.h"
 
 #define ALIGN       64u
 #define TENSORS_MAX 2048u
-#define HEADER_MAX  (1u << 20)
+#define HEADER_MAX  (1u << 20) /* without a vocabulary */
+#define TOKEN_MAX   32u        /* of the header: text, its length, and type */
 #define FILLERS     8u
 
 static const struct random_shape shapes[] = {
@@ -21,7 +28,11 @@ static const struct random_shape shapes[] = {
     {"qwen2.5-7b", "qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1000000, 0, 1},
     {"yi-1.5-9b", "llama", 48, 4096, 32, 4, 128, 11008, 64000, 4096, 5000000, 0, 0},
     {"llama2-13b", "llama", 40, 5120, 40, 40, 128, 13824, 32000, 4096, 10000, 0, 0},
+    {"llama-2-13b", "llama", 40, 5120, 40, 40, 128, 13824, 32000, 4096, 10000, 0, 0},
     {"smollm2-135m", "llama", 30, 576, 9, 3, 64, 1536, 49152, 8192, 100000, 1, 0},
+    {"tiny-a", "llama", 4, 256, 4, 2, 64, 768, 2048, 2048, 10000, 1, 0},
+    {"tiny-b", "qwen2", 4, 512, 8, 2, 64, 1536, 4096, 4096, 10000, 0, 1},
+    {"tiny-c", "llama", 8, 768, 12, 4, 64, 2048, 8192, 4096, 10000, 0, 0},
 };
 
 struct tensor {
@@ -36,7 +47,7 @@ struct file {
     struct tensor tensors[TENSORS_MAX];
     uint32_t count;
     uint64_t data_bytes;
-    uint8_t *header; /* [HEADER_MAX] */
+    uint8_t *header; /* HEADER_MAX, and TOKEN_MAX for each token if there is a vocabulary */
     uint64_t at;
     uint32_t keys;
     struct error *err;
@@ -128,7 +139,42 @@ static void key_string(struct file *f, const char *name, const char *v)
     put_string(f, v);
 }
 
-static void write_header(struct file *f)
+static void key_array(struct file *f, const char *name, uint32_t type, uint64_t count)
+{
+    key(f, name, 9);
+    put_u32(f, type);
+    put_u64(f, count);
+}
+
+/* Byte-level BPE: the 256 bytes, what one merge makes, words up to the shape's size, and an end. */
+static void write_vocabulary(struct file *f)
+{
+    uint32_t count = f->shape->vocabulary;
+    char letters[256][3], word[16] = "ab";
+
+    key_string(f, "tokenizer.ggml.model", "gpt2");
+    key_string(f, "tokenizer.ggml.pre", "gpt-2");
+    key_u32(f, "tokenizer.ggml.eos_token_id", count - 1);
+    key_array(f, "tokenizer.ggml.merges", 8, 1);
+    put_string(f, "a b");
+    key_array(f, "tokenizer.ggml.token_type", 5, count);
+    for (uint32_t i = 0; i < count; i++)
+        put_u32(f, i < count - 1 ? 1 : 3); /* normal, and control */
+    vocabulary_alphabet(letters);
+    key_array(f, "tokenizer.ggml.tokens", 8, count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i > 256) { /* "\u0120", the space's letter, and a number in letters */
+            uint32_t n = i, len = 0;
+            len += (uint32_t)snprintf(word, sizeof(word), "%s", letters[' ']);
+            for (; n > 0; n /= 26)
+                word[len++] = (char)('a' + n % 26);
+            word[len] = '\0';
+        }
+        put_string(f, i < 256 ? letters[i] : i < count - 1 ? word : "<|end|>");
+    }
+}
+
+static void write_header(struct file *f, int with_vocabulary)
 {
     const struct random_shape *s = f->shape;
     uint64_t keys_at;
@@ -149,6 +195,8 @@ static void write_header(struct file *f)
     key_f32(f, ".attention.layer_norm_rms_epsilon", 1e-5f);
     key_f32(f, ".rope.freq_base", s->theta);
     key_u32(f, ".rope.dimension_count", s->head_dim);
+    if (with_vocabulary)
+        write_vocabulary(f);
     memcpy(f->header + keys_at, &(uint64_t){f->keys}, sizeof(uint64_t));
     for (uint32_t i = 0; i < f->count; i++) {
         const struct tensor *t = &f->tensors[i];
@@ -314,52 +362,126 @@ static int fill_all(struct file *f, uint8_t *data)
                : error_set(f->err, STATUS_NOMEM, "no threads to make random weights");
 }
 
-int random_model_create(const struct random_shape *shape, enum dtype dtype, int *fd,
-                        uint64_t *bytes, struct error *err)
+static void destroy(struct file *f)
+{
+    if (f != NULL)
+        free(f->header);
+    free(f);
+}
+
+/* Tensors and header of a file; *size is all of it. */
+static struct file *plan(const struct random_shape *shape, enum dtype dtype, int with_vocabulary,
+                         uint64_t *size, struct error *err)
 {
     struct file *f = calloc(1, sizeof(*f));
-    uint8_t *map = MAP_FAILED;
-    uint64_t size = 0;
-    int file = -1, rv = -1;
+    uint64_t room = HEADER_MAX + (with_vocabulary ? (uint64_t)shape->vocabulary * TOKEN_MAX : 0);
 
-    if (f == NULL || (f->header = calloc(1, HEADER_MAX)) == NULL) {
+    if (f == NULL || (f->header = calloc(1, room)) == NULL) {
         error_set(err, STATUS_NOMEM, "no memory for a random model");
-        goto out;
+        goto fail;
     }
     if (dtype == DTYPE_F8) {
         error_set(err, STATUS_INVALID, "a GGUF file has no %s", dtype_name(dtype));
-        goto out;
+        goto fail;
     }
     f->shape = shape;
     f->err = err;
     if (add_tensors(f, dtype) != 0)
-        goto out;
-    write_header(f);
-    size = f->at + f->data_bytes;
+        goto fail;
+    write_header(f, with_vocabulary);
+    *size = f->at + f->data_bytes;
+    return f;
+fail:
+    destroy(f);
+    return NULL;
+}
+
+/* Header and weights into a file of that size. */
+static int write_all(struct file *f, int fd, uint64_t size)
+{
+    uint8_t *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+    if (map == MAP_FAILED)
+        return error_errno(f->err, "no room for a random model of %" PRIu64 " bytes", size);
+    memcpy(map, f->header, f->at);
+    int rv = fill_all(f, map + f->at);
+    munmap(map, size);
+    return rv;
+}
+
+int random_model_create(const struct random_shape *shape, enum dtype dtype, int *fd,
+                        uint64_t *bytes, struct error *err)
+{
+    uint64_t size = 0;
+    int file = -1, rv = -1;
+    struct file *f = plan(shape, dtype, 0, &size, err);
+
+    if (f == NULL)
+        return -1;
     file = memfd_create("random-model", MFD_CLOEXEC);
     if (file < 0 || ftruncate(file, (off_t)size) != 0) {
         error_errno(err, "no room for a random model of %" PRIu64 " bytes", size);
         goto out;
     }
-    map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (map == MAP_FAILED) {
-        error_errno(err, "no room for a random model of %" PRIu64 " bytes", size);
-        goto out;
-    }
-    memcpy(map, f->header, f->at);
-    if (fill_all(f, map + f->at) != 0)
+    if (write_all(f, file, size) != 0)
         goto out;
     *fd = file;
     *bytes = size;
     file = -1;
     rv = 0;
 out:
-    if (map != MAP_FAILED)
-        munmap(map, size);
     if (file >= 0)
         close(file);
-    if (f != NULL)
-        free(f->header);
-    free(f);
+    destroy(f);
+    return rv;
+}
+
+/* ---- on a disk ---------------------------------------------------------------------------------
+ */
+
+/* The blocks are taken before they are written, so that a full disk is an error and no SIGBUS. */
+static int take_room(int fd, const char *path, uint64_t size, struct error *err)
+{
+    struct statvfs disk;
+
+    if (fstatvfs(fd, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize < size)
+        return error_set(err, STATUS_EXHAUSTED,
+                         "%s: %" PRIu64 " bytes are needed, and %" PRIu64 " are free", path, size,
+                         (uint64_t)disk.f_bavail * disk.f_frsize);
+    errno = posix_fallocate(fd, 0, (off_t)size);
+    return errno == 0 ? 0 : error_errno(err, "%s: no room for %" PRIu64 " bytes", path, size);
+}
+
+int random_model_write(const struct random_shape *shape, enum dtype dtype, const char *path,
+                       uint64_t *bytes, struct error *err)
+{
+    uint64_t size = 0;
+    int fd = -1, rv = -1;
+    char part[4096];
+    struct file *f = plan(shape, dtype, 1, &size, err);
+
+    if (f == NULL)
+        return -1;
+    if ((size_t)snprintf(part, sizeof(part), "%s.part", path) >= sizeof(part)) {
+        error_set(err, STATUS_INVALID, "%s: the name is too long", path);
+        goto out;
+    }
+    fd = open(part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        error_errno(err, "%s", part);
+        goto out;
+    }
+    rv = take_room(fd, part, size, err);
+    if (rv == 0)
+        rv = write_all(f, fd, size);
+    if (rv == 0 && rename(part, path) != 0)
+        rv = error_errno(err, "%s", path);
+    if (rv != 0)
+        unlink(part);
+    *bytes = size;
+out:
+    if (fd >= 0)
+        close(fd);
+    destroy(f);
     return rv;
 }

@@ -2,7 +2,7 @@
  * random_model.h - a model of a known shape with random weights, as a GGUF file in memory
  *
  * For benches: what a step costs does not depend on what the weights say, as long as they are no
- * zeros.  The file has no tokenizer, which engines do not read.
+ * zeros.  The file in memory has no tokenizer, which engines do not read.
  */
 #ifndef MP_ENGINE_RANDOM_MODEL_H
 #define MP_ENGINE_RANDOM_MODEL_H
@@ -30,5 +30,10 @@ int random_dtype(const char *name, enum dtype *dtype);
  * all matrices of the type; INVALID if a row is no multiple of its blocks, or F8. */
 int random_model_create(const struct random_shape *shape, enum dtype dtype, int *fd,
                         uint64_t *bytes, struct error *err);
+
+/* The same as a file on a disk, with a byte-level vocabulary of the shape's size, so that a daemon
+ * serves it.  EXHAUSTED names the bytes that the disk lacks; on failure the path is as it was. */
+int random_model_write(const struct random_shape *shape, enum dtype dtype, const char *path,
+                       uint64_t *bytes, struct error *err);
 
 #endif

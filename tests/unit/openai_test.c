@@ -87,6 +87,8 @@ static const struct bad bad_chats[] = {
     {"{" MSG ",\"stream\":true,\"stream_options\":[]}", "stream_options", "object"},
     {"{" MSG ",\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
      "stream_options.include_usage", "true or false"},
+    {"{" MSG ",\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":1}}",
+     "stream_options.continuous_usage_stats", "true or false"},
     {"{" MSG ",\"stop\":1}", "stop", "string"},
     {"{" MSG ",\"stop\":[1]}", "stop", "string"},
     {"{" MSG ",\"stop\":\"\"}", "stop", "bytes"},
@@ -213,7 +215,8 @@ static void test_all_fields(void **state)
           "\"temperature\":0,\"top_p\":0.5,\"top_k\":40,\"min_p\":0.1,\"seed\":-5,"
           "\"max_tokens\":3,\"max_completion_tokens\":7,\"stop\":[\"x\",\"yz\"],"
           "\"frequency_penalty\":1,\"presence_penalty\":-1,\"repetition_penalty\":1.25,"
-          "\"ignore_eos\":true,\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+          "\"ignore_eos\":true,\"stream\":true,\"stream_options\":{\"include_usage\":true,"
+          "\"continuous_usage_stats\":true},"
           "\"user\":\"u\",\"n\":1,\"logprobs\":false,\"top_logprobs\":0,\"metadata\":{\"a\":\"b\"},"
           "\"store\":false,\"service_tier\":\"flex\",\"parallel_tool_calls\":true,"
           "\"safety_identifier\":\"s\",\"prompt_cache_key\":\"k\",\"verbosity\":\"medium\","
@@ -236,7 +239,7 @@ static void test_all_fields(void **state)
     assert_true(r.sampling.frequency_penalty == 1.0f && r.sampling.presence_penalty == -1.0f);
     assert_true(r.sampling.repetition_penalty == 1.25f);
     assert_int_equal(r.sampling.flags, SAMPLING_IGNORE_EOS);
-    assert_true(r.stream && r.include_usage);
+    assert_true(r.stream && r.include_usage && r.continuous_usage);
     openai_request_fini(&r);
 }
 
