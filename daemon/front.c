@@ -194,17 +194,28 @@ static int open_models(struct front *f, struct db *db, struct error *err)
     return 0;
 }
 
-/* The database is the writer's from here on. */
-static int open_tier(struct front *f, struct db *db, struct error *err)
+/* What the database holds of master copies and costs goes to who uses it; in between the database
+ * becomes the writer's alone. */
+static int open_stored(struct front *f, struct db *db, struct error *err)
 {
     struct front_tier rows = {0};
-    int rv = front_tier_read(&rows, db, err);
+    struct front_costs costs = {0};
+    int rv = -1;
 
-    if (rv == 0)
-        f->writer = writer_create(db, f->journal, err);
-    if (rv == 0)
-        rv = f->writer ? front_tier_open(f, &rows, err) : -1;
+    if (front_tier_read(&rows, db, err) || front_cost_read(f, &costs, db, err))
+        goto out;
+    f->writer = writer_create(db, f->journal, err);
+    if (!f->writer || front_tier_open(f, &rows, err))
+        goto out;
+    f->policy = policy_create(f->config, f->tier, f->events, err);
+    if (!f->policy)
+        goto out;
+    front_cost_teach(f, &costs);
+    leases_reload_tenants(f->leases); /* the policy learns their shares */
+    rv = 0;
+out:
     front_tier_free(&rows);
+    free(costs.costs);
     return rv;
 }
 
@@ -218,14 +229,7 @@ static int open_parts(struct front *f, struct db *db, struct error *err)
     if (!f->events || !f->written || open_models(f, db, err) || front_check_pins(f, err))
         return -1;
     f->leases = leases_create(f, db, err);
-    if (!f->leases || open_tier(f, db, err))
-        return -1;
-    f->policy = policy_create(f->config, f->tier, f->events, err);
-    if (!f->policy || front_cost_teach(f, db, err))
-        return -1;
-    leases_reload_tenants(f->leases);               /* the policy learns their shares */
-    f->writer = writer_create(db, f->journal, err); /* the database is its own from here on */
-    return f->writer ? 0 : -1;
+    return f->leases ? open_stored(f, db, err) : -1;
 }
 
 int front_open(struct front *f, struct config *config, struct db *db, struct journal *journal,

@@ -94,8 +94,14 @@ void front_tier_free(struct front_tier *t);
 /* --- front_cost.c --- */
 /* A COST event into the database. */
 void front_cost_write(struct front *f, const struct policy_cost *c);
-/* What an earlier life has measured, to the policy thread; db is still the caller's. */
-int front_cost_teach(struct front *f, struct db *db, struct error *err);
+struct front_costs { /* what an earlier life has measured */
+    struct policy_cost *costs;
+    size_t count;
+};
+/* Before the writer owns the database; and after, to the policy thread.  The caller frees costs. */
+int front_cost_read(const struct front *f, struct front_costs *costs, struct db *db,
+                    struct error *err);
+void front_cost_teach(struct front *f, const struct front_costs *costs);
 
 /* --- http.c: OpenAI's API, /health, /metrics --- */
 struct http *http_create(struct front *f, int tcp_fd, int unix_fd, struct error *err);

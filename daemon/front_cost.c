@@ -44,10 +44,16 @@ void front_cost_write(struct front *f, const struct policy_cost *c)
     front_write(f, &job->job, run_cost, NULL);
 }
 
+struct reading {
+    const struct front *f;
+    struct front_costs *costs;
+};
+
 static int read_cost(const struct db_cost *row, void *arg)
 {
-    struct front *f = arg;
-    const struct config_model *m = config_find_model(f->config, row->model);
+    const struct reading *r = arg;
+    const struct config_model *m = config_find_model(r->f->config, row->model);
+    struct policy_cost *grown;
     struct policy_cost c = {
         .weight_bytes = row->weight_bytes,
         .cost = {.prefill = row->prefill,
@@ -64,13 +70,26 @@ static int read_cost(const struct db_cost *row, void *arg)
 
     if (!m)
         return 0; /* a model of before */
-    c.model = (uint32_t)(m - f->config->models);
+    c.model = (uint32_t)(m - r->f->config->models);
     snprintf(c.device, sizeof c.device, "%s", row->device);
-    policy_teach(f->policy, &c);
+    grown = reallocarray(r->costs->costs, r->costs->count + 1, sizeof *grown);
+    if (!grown)
+        return 0; /* it is measured again */
+    r->costs->costs = grown;
+    grown[r->costs->count++] = c;
     return 0;
 }
 
-int front_cost_teach(struct front *f, struct db *db, struct error *err)
+int front_cost_read(const struct front *f, struct front_costs *costs, struct db *db,
+                    struct error *err)
 {
-    return db_each_cost(db, read_cost, f, err);
+    struct reading r = {f, costs};
+
+    return db_each_cost(db, read_cost, &r, err);
+}
+
+void front_cost_teach(struct front *f, const struct front_costs *costs)
+{
+    for (size_t i = 0; i < costs->count; i++)
+        policy_teach(f->policy, &costs->costs[i]);
 }

@@ -47,7 +47,8 @@ EOT
 start()
 {
     rig_start_daemon 3>&- 4>&-
-    wait_for 30 eval 'modelpool list -n -P | grep -q "^small|cpu|.*|\(ready\|resident\|preparing\)|"'
+    wait_for 30 eval 'modelpool list -n -P | grep -q "^small|cpu|.*|\(ready\|resident\|preparing\)|"' ||
+        { tail -n 20 "$RIG_DIR/log/modelpoold.log"; return 1; }
 }
 daemon_pid() { cat "$RIG_DIR/run/modelpoold.pid"; }
 gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.Z' "/proc/$1/status"; }
