@@ -8,14 +8,15 @@
 #include "cli/serve.h"
 
 #define USAGE                                                                                      \
-    "modelpool bench limits|matmul|attention|engine|switch|soak|prepare|make-model|serve "         \
+    "modelpool bench limits|matmul|attention|engine|switch|swap|soak|prepare|make-model|serve "    \
     "[OPTION...]"
 #define HELP                                                                                       \
     "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
     "and maps memory.  matmul, attention: how near the engine's own come to that.  engine: how\n"  \
     "fast an engine decodes and reads prompts, with random weights of a shape.  switch: how "      \
     "fast\n"                                                                                       \
-    "it goes from one model to another.  soak: whether memory stays flat.  prepare: how fast a\n"  \
+    "it goes from one model to another.  swap: how fast KV goes to host memory and back.\n"        \
+    "soak: whether memory stays flat.  prepare: how fast a\n"                                      \
     "model's file (--model) becomes a master copy in shared memory, beside the disk's own rate;\n" \
     "on any node.  make-model: a model of a shape with random weights (--out=FILE.gguf).  "        \
     "serve:\n"                                                                                     \
@@ -49,8 +50,8 @@ static int known(const char *option)
 /* The bench's name may stand before or behind its options, which the engine checks. */
 int cmd_bench(const struct cli *cli, int argc, char **argv)
 {
-    static const char *const names[] = {"limits", "matmul", "attention", "engine",
-                                        "switch", "soak",   "prepare",   "make-model"};
+    static const char *const names[] = {"limits", "matmul", "attention", "engine",    "switch",
+                                        "swap",   "soak",   "prepare",   "make-model"};
     char what[64] = "";
     char *engine[ARG_MAX_COUNT + 2] = {"modelpool-engine", what};
     int count = 2;
@@ -79,12 +80,12 @@ int cmd_bench(const struct cli *cli, int argc, char **argv)
         if (what[0] == '\0')
             return cli_usage(USAGE,
                              "bench: no bench %s: there are limits, matmul, attention, engine, "
-                             "switch, soak, prepare, make-model and serve",
+                             "switch, swap, soak, prepare, make-model and serve",
                              argv[i]);
     }
     if (what[0] == '\0')
         return cli_usage(USAGE, "bench: which one? There are limits, matmul, attention, engine, "
-                                "switch, soak, prepare, make-model and serve");
+                                "switch, swap, soak, prepare, make-model and serve");
     execv(ENGINE, engine);
     return cli_fail(EXIT_REFUSED, ENGINE ": %s", strerror(errno));
 }

@@ -79,8 +79,8 @@ struct config {
     uint64_t host_cache;
     char *host_cache_dir;               /* HostCacheDir=, default hugetlbfs or /dev/shm: NULL */
     enum config_sharing share_prefixes; /* SharePrefixes=tenant|all|no, default tenant */
-    uint64_t swap_space; /* SwapSpace=, default 0: KV in host memory, of all CPU instances of the
-                          * node together */
+    uint64_t swap_space; /* SwapSpace=, default 0: KV in host memory, of all instances of the node
+                          * together */
     int64_t turn_us;     /* TurnTime=, default 0.25 s: the longest turn while others wait */
     int64_t fair_us; /* FairTime=, default 10 s: GPU time over share that tenants may differ by */
     int64_t wait_max_us; /* WaitMax=, default 1 h: ceiling of --model-wait */

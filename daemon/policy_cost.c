@@ -14,7 +14,6 @@
 #include "common/log.h"
 #include "daemon/policy_state.h"
 
-#define COPY_SPEED    2e9       /* bytes/s of KV to host memory and back, as a first guess */
 #define COPY_LEARNED  0.2       /* share of the last copy */
 #define TAUGHT_WEIGHT 30.0      /* at most */
 #define KNOWN_SAMPLES 16u       /* steps from which on a cost is measured */
@@ -32,9 +31,10 @@ static const struct { /* a first guess */
     double row;       /* a further row, in steps of one */
     double token;     /* a prompt's token, in these */
     double context;   /* a token of context, in these; half of it in a prompt */
+    double copy;      /* bytes/s of KV to host memory and back */
 } guesses[] = {
-    [CONFIG_CPU] = {8e9, 1e9, 0.3, 0.3, 1e-4},
-    [CONFIG_CUDA] = {1.5e12, 10e9, 0.01, 0.003, 2e-6},
+    [CONFIG_CPU] = {8e9, 1e9, 0.3, 0.3, 1e-4, 2e9},
+    [CONFIG_CUDA] = {1.5e12, 10e9, 0.01, 0.003, 2e-6, 20e9},
 };
 
 static void tell(struct instance *in, uint32_t model)
@@ -80,7 +80,7 @@ static void begin_guess(struct instance *in, uint32_t model)
         .prefill_square = guesses[in->config->device].context * step / 4,
         .load =
             bytes / (in->load_speed > 0 ? in->load_speed : guesses[in->config->device].link) + 1e-3,
-        .kv_token = (double)m->status.kv_token_bytes / COPY_SPEED,
+        .kv_token = (double)m->status.kv_token_bytes / guesses[in->config->device].copy,
     };
 
     begin_fits(m, &c, 0, 0);

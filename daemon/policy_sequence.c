@@ -85,6 +85,7 @@ static void set_state(struct policy *p, struct sequence *s, enum sequence_state 
 {
     count(p, s, 0);
     s->state = state;
+    s->parked = 0;
     count(p, s, 1);
 }
 
@@ -300,8 +301,7 @@ static void open_sequence(struct instance *in, const struct sequence *s)
         .generated = s->count - s->prompt,
         .max_tokens = s->request->max_tokens,
         .urgent = s->request->ttft_us > 0,
-        /* Not tried on GPUs yet. */
-        .sharing = in->config->device == CONFIG_CUDA ? 0 : s->request->sharing,
+        .sharing = s->request->sharing,
         .sampling = s->request->sampling,
         .logprobs = s->request->logprobs,
         .biases = s->request->bias_count,

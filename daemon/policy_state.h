@@ -53,6 +53,7 @@ struct sequence {
     enum sequence_state state;
     int scheduled;     /* sched knows it, and instance is where */
     int away;          /* not OPEN, but the engine of `instance` has it: policy_swap.c */
+    int parked;        /* OPEN, but its KV waits in host memory for its model's next turn */
     uint32_t instance; /* index into policy->instances */
     uint32_t deaths;
     int64_t engine_ns;
@@ -254,6 +255,10 @@ uint64_t swap_share(const struct instance *in);
  * it.
  */
 int swap_spill(struct instance *in, struct sequence *s);
+/* With a scheduler whose batches take turns with their KV: what decodes and has no turn held
+ * leaves, and comes back with its model's turn, of which the order is about to go out. */
+void swap_park(struct instance *in);
+void swap_unpark(struct instance *in, uint32_t model);
 /* A sequence that is away comes back. */
 void swap_fetch(struct instance *in, struct sequence *s);
 void swap_moved(struct instance *in, const struct event_seq_moved *ev);

@@ -17,17 +17,10 @@ static void order(struct instance *in, const struct sequence *s, uint32_t kind)
     engine_link_send(in->link, &ref, sizeof ref);
 }
 
-/* An instance's share of SwapSpace=.  A GPU's KV has not been swapped yet: none. */
+/* An instance's share of SwapSpace=. */
 uint64_t swap_share(const struct instance *in)
 {
-    const struct policy *p = in->policy;
-    uint64_t cpus = 0;
-
-    if (in->config->device != CONFIG_CPU)
-        return 0;
-    for (size_t i = 0; i < p->instance_count; i++)
-        cpus += p->instances[i].config->device == CONFIG_CPU;
-    return p->config->swap_space / cpus;
+    return in->policy->config->swap_space / in->policy->instance_count;
 }
 
 /* Its tokens are computed sooner than its KV is copied twice. */
@@ -38,8 +31,55 @@ static int recompute_is_cheaper(const struct instance *in, const struct sequence
     return cost_prefill(c, 0, s->count) <= 2 * c->kv_token * s->count;
 }
 
+/* A turn of the model is held by the engine. */
+static int has_turn(const struct instance *in, uint32_t model)
+{
+    for (uint32_t i = 0; i < in->turn_count; i++)
+        if (in->turns[i].model == model)
+            return 1;
+    return 0;
+}
+
+void swap_park(struct instance *in)
+{
+    struct sequence *s;
+
+    if (swap_share(in) == 0 || !sched_traits(in->policy->sched).kv_leaves ||
+        in->turn_count < POLICY_TURNS_HELD)
+        return;
+    TAILQ_FOREACH(s, &in->policy->sequences, link)
+    {
+        if (s->state != SEQUENCE_OPEN || s->instance != in->index || s->parked ||
+            s->count == s->prompt || has_turn(in, s->request->model) || recompute_is_cheaper(in, s))
+            continue;
+        order(in, s, ORDER_SEQ_SPILL);
+        s->parked = 1;
+        in->status.spills++;
+    }
+}
+
+void swap_unpark(struct instance *in, uint32_t model)
+{
+    struct sequence *s;
+
+    if (!sched_traits(in->policy->sched).kv_leaves)
+        return;
+    TAILQ_FOREACH(s, &in->policy->sequences, link)
+    {
+        if (s->state != SEQUENCE_OPEN || s->instance != in->index || !s->parked ||
+            s->request->model != model)
+            continue;
+        order(in, s, ORDER_SEQ_FETCH);
+        s->parked = 0;
+    }
+}
+
 int swap_spill(struct instance *in, struct sequence *s)
 {
+    if (s->parked) { /* it is there already */
+        s->away = 1;
+        return 1;
+    }
     if (swap_share(in) == 0 || s->state != SEQUENCE_OPEN || in->link == NULL ||
         in->held + 1 >= POLICY_OPEN_MAX || recompute_is_cheaper(in, s))
         return 0;

@@ -81,10 +81,12 @@ void turn_feed(struct instance *in)
         if (in->turn_count == 0)
             in->heard_us = now; /* the silence of an idle engine does not count */
         tier_need(in, order.model);
+        swap_unpark(in, order.model);
         engine_link_send(in->link, &order, sizeof order);
         in->turns[in->turn_count++] = (struct held_turn){order.turn, order.model};
         show_running(in);
     }
+    swap_park(in);
 }
 
 /* --- making room ------------------------------------------------------------------------------ */
@@ -113,7 +115,7 @@ static struct sequence *newest_of_others(const struct instance *in, uint32_t mod
         if (m == model)
             continue;
         s = sequence_find(in->policy, sched_victim(in->policy->sched, in->index, m));
-        if (s != NULL && (newest == NULL || s->order > newest->order))
+        if (s != NULL && !s->parked && (newest == NULL || s->order > newest->order))
             newest = s;
     }
     return newest;

@@ -147,6 +147,8 @@ static int measure(const struct bench *b, unsigned what, struct report *r, struc
         return -1;
     if (strcmp(b->name, "switch") == 0)
         return bench_switch(&engine, found, r, err);
+    if (strcmp(b->name, "swap") == 0)
+        return bench_swap(&engine, found, r, err);
     if (strcmp(b->name, "soak") == 0)
         return bench_soak(&engine, found, r, err);
     if (strcmp(b->name, "prepare") == 0)
@@ -186,11 +188,13 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         {"attention", LIMITS_HBM | LIMITS_GEMM | LIMITS_ATTENTION},
         {"engine", LIMITS_HBM | LIMITS_GEMM},
         {"switch", LIMITS_COPY},
+        {"swap", LIMITS_COPY},
         {"soak", 0},
         {"prepare", 0},
     };
     int cpu = strcmp(b->name, "prepare") == 0 ||
-              ((strcmp(b->name, "engine") == 0 || strcmp(b->name, "soak") == 0) &&
+              ((strcmp(b->name, "engine") == 0 || strcmp(b->name, "soak") == 0 ||
+                strcmp(b->name, "swap") == 0) &&
                b->engine.device == ORDER_DEVICE_CPU);
     struct limits_gpu gpu = {.name = "none"};
     struct report r = {.f = f};
@@ -204,8 +208,8 @@ int bench_run(const struct bench *b, FILE *f, struct error *err)
         i++;
     if (i == sizeof(benches) / sizeof(benches[0]))
         return error_set(err, STATUS_INVALID,
-                         "no bench %s: there are limits, matmul, attention, engine, switch, soak, "
-                         "prepare and make-model",
+                         "no bench %s: there are limits, matmul, attention, engine, switch, swap, "
+                         "soak, prepare and make-model",
                          b->name);
     if (!cpu && limits_about(b->gpu, &gpu, err) != 0)
         return -1;

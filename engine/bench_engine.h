@@ -19,6 +19,7 @@ struct bench_engine {
     uint32_t precision;          /* enum precision */
     uint64_t memory_bytes;       /* weights and KV */
     uint64_t host_bytes;         /* of master copies in host memory */
+    uint64_t swap_bytes;         /* of KV there: bench_swap's own */
     uint32_t batch_max, context; /* of decode: the largest batch, and tokens of prompt before it */
     uint32_t prompt_max;         /* of prefill: the longest prompt */
     uint32_t steps, models;      /* of soak */
@@ -30,6 +31,10 @@ int bench_engine(const struct bench_engine *how, limit_f *found, void *arg, stru
 /* From one of two models to the other and back, both waiting in host memory, where memory_bytes
  * holds one of them; with a batch whose keys and values stay on the device. */
 int bench_switch(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
+
+/* The KV of batch_max sequences of so much context, of one of two models, to host memory and back:
+ * alone, and while the other model decodes. */
+int bench_swap(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
 /* So many steps of batch_max sequences of each model, which come, go and are cancelled, in turns of
  * random length.  INTERNAL if memory grew after the first quarter, or a page or a handle is lost.

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "engine/random_checkpoint.h"
 #include "engine/turn.h"
 #include "model/source.h"
@@ -29,7 +30,16 @@ static void take_step(struct subject *s, const struct event_step *ev)
         s->finished += ev->rows[i].finish != FINISH_NONE;
 }
 
-static void take_events(struct subject *s)
+static void take_moved(struct subject *s, const struct event_seq_moved *ev)
+{
+    s->moved++;
+    s->moved_not += ev->ok == 0;
+    s->moved_bytes += ev->bytes;
+    s->moved_steps = s->steps;
+    s->moved_us = clock_monotonic_us();
+}
+
+void subject_events(struct subject *s)
 {
     _Alignas(8) static unsigned char buffer[ORDER_BYTES_MAX];
     uint32_t kind;
@@ -39,6 +49,8 @@ static void take_events(struct subject *s)
         memcpy(&kind, buffer, sizeof(kind));
         if (kind == EVENT_STEP)
             take_step(s, (const void *)buffer);
+        else if (kind == EVENT_SEQ_MOVED)
+            take_moved(s, (const void *)buffer);
         else if (kind == EVENT_MODEL && !((const struct event_model *)(void *)buffer)->ok)
             text = ((const struct event_model *)(void *)buffer)->text;
         else if (kind == EVENT_SEQ_FAULT)
@@ -65,8 +77,9 @@ int subject_turn(struct subject *s, uint32_t model, uint32_t quota_steps)
     s->prefill_tokens = 0;
     engine_order(s->e, &turn, &none);
     while (s->e->turn_count > 0 && !s->e->gone) {
+        swap_advance(&s->e->swap, s->e->swap.stride);
         turn_advance(s->e);
-        take_events(s);
+        subject_events(s);
     }
     if (s->e->gone)
         return error_set(s->err, STATUS_INTERNAL, "the engine failed; the log says why");
@@ -135,6 +148,7 @@ static int open_engine(struct subject *s)
                                 .gpu = s->how.gpu,
                                 .precision = s->how.precision,
                                 .host_bytes = s->how.host_bytes,
+                                .swap_bytes = s->how.swap_bytes,
                                 .instance = "bench"};
     int pair[2], room = 8 << 20;
 
@@ -169,7 +183,7 @@ int subject_model(struct subject *s, uint32_t model)
     engine_order(s->e, &order, &files);
     for (uint32_t i = 0; i < files.count; i++)
         close(files.fds[i]);
-    take_events(s);
+    subject_events(s);
     return s->fault[0] != '\0' ? error_set(s->err, STATUS_UNSUPPORTED, "%s", s->fault) : 0;
 }
 
@@ -179,7 +193,7 @@ int subject_load(struct subject *s, uint32_t model)
     const struct channel_files none = {0};
 
     engine_order(s->e, &load, &none);
-    take_events(s);
+    subject_events(s);
     return residency_find(&s->e->residency, model)->resident
                ? 0
                : error_set(s->err, STATUS_EXHAUSTED, "model %" PRIu32 " does not fit", model);

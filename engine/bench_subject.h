@@ -26,6 +26,11 @@ struct subject {
     double prefill_us, first_us; /* first_us: of the first step */
     uint64_t prefill_tokens;
     uint32_t finished, yielded; /* sequences, tokens */
+    /* Of sequences whose KV moved, since the bench cleared it. */
+    uint32_t moved, moved_not;
+    uint32_t moved_steps; /* steps at the last one's end */
+    uint64_t moved_bytes;
+    int64_t moved_start, moved_us;
     struct event_turn_end end;
     char fault[ORDER_TEXT_MAX];
 };
@@ -46,6 +51,8 @@ void subject_cancel(struct subject *s, uint64_t id);
 /* Open a batch of sequences with random prompts. */
 int subject_batch(struct subject *s, uint32_t model, uint32_t batch, uint32_t prompt,
                   uint32_t output);
+/* Take what the engine has told. */
+void subject_events(struct subject *s);
 /* One turn, until its quota or until all sequences have ended (0); what it took is in s. */
 int subject_turn(struct subject *s, uint32_t model, uint32_t quota_steps);
 

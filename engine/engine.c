@@ -280,8 +280,11 @@ static void order_bias(struct engine *e, const struct order_bias *o)
 /* What is in flight of it is collected first, and may end it.  NULL: there is none (any more). */
 static struct sequence *settled_sequence(struct engine *e, uint64_t id)
 {
-    if (e->flight.count > 0)
-        turn_drain(e);
+    struct sequence *s = sequence_find(&e->sequences, id);
+
+    if (s == NULL || !flight_has(&e->flight, s))
+        return s;
+    turn_drain(e);
     return sequence_find(&e->sequences, id);
 }
 
@@ -416,11 +419,9 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     if (e->prefixes == NULL)
         return -1;
     sequence_list_init(&e->sequences, e->pages, e->prefixes, &e->swap);
-    e->swap = (struct swap){.sequences = &e->sequences,
-                            .residency = &e->residency,
-                            .budget = device_kind(e->device) == DEVICE_CPU ? hello->swap_bytes : 0,
-                            .notify = send_moved,
-                            .context = e};
+    swap_open(&e->swap, &e->sequences, &e->residency, e->device, hello->swap_bytes);
+    e->swap.notify = send_moved;
+    e->swap.context = e;
     if (residency_open(&e->residency, e->arena, err) != 0)
         return -1;
     e->residency.host.budget = device_kind(e->device) == DEVICE_CPU ? 0 : hello->host_bytes;
@@ -489,6 +490,7 @@ void engine_destroy(struct engine *e)
     pages_destroy(e->pages);
     arena_destroy(e->arena);
     staging_close(&e->residency.staging);
+    swap_close(&e->swap);
     flight_close(&e->flight);
     workspace_clear(&e->workspace);
     device_destroy(e->device);
@@ -565,9 +567,11 @@ int engine_serve(int fd, struct error *err)
     log_info("instance %s: %s, %" PRIu64 " MiB", e->instance, device_name(e->device),
              arena_handles(e->arena) * arena_handle_bytes(e->arena) >> 20);
     while (!e->gone && !take_orders(e)) {
-        swap_advance(&e->swap, SWAP_PIECE);
+        swap_advance(&e->swap, e->swap.stride);
         if (e->turn_count > 0)
             turn_advance(e);
+        else
+            swap_wait(&e->swap);
     }
     engine_destroy(e);
     return 0;

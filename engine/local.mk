@@ -39,6 +39,8 @@ engine_libengine_a_SOURCES = \
     engine/step.h \
     engine/swap.c \
     engine/swap.h \
+    engine/swap_space.c \
+    engine/swap_space.h \
     engine/turn.c \
     engine/turn.h \
     engine/weights.c \
@@ -67,6 +69,7 @@ modelpool_engine_SOURCES = \
     engine/bench_subject.c \
     engine/bench_subject.h \
     engine/bench_soak.c \
+    engine/bench_swap.c \
     engine/bench_switch.c \
     engine/main.c \
     engine/random_checkpoint.c \
@@ -99,7 +102,8 @@ check_PROGRAMS += \
     tests/unit/kv_property_test \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
-    tests/unit/prefix_test
+    tests/unit/prefix_test \
+    tests/unit/swap_test
 TESTS += \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
@@ -115,7 +119,8 @@ TESTS += \
     tests/unit/kv_property_test \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
-    tests/unit/prefix_test
+    tests/unit/prefix_test \
+    tests/unit/swap_test
 EXTRA_DIST += tests/golden/families
 tests_unit_engine_channel_test_SOURCES = \
     tests/unit/engine_channel_test.c \
@@ -212,3 +217,8 @@ tests_unit_prefix_test_SOURCES = \
     tests/unit/engine_rig.h \
     tests/unit/prefix_test.c
 tests_unit_prefix_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_swap_test_SOURCES = \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/swap_test.c
+tests_unit_swap_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)

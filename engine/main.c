@@ -14,7 +14,7 @@
 static const char usage[] =
     "usage: modelpool-engine [--help] [--version]\n"
     "       modelpool-engine "
-    "--bench=limits|matmul|attention|engine|switch|soak|prepare|make-model\n"
+    "--bench=limits|matmul|attention|engine|switch|swap|soak|prepare|make-model\n"
     "                        [--gpu=N] [--json] [--model=FILE] [--out=FILE.gguf]\n"
     "                        [--machine=NAME] [--commit=NAME] [--device=cpu|cuda]\n"
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"

@@ -1,17 +1,18 @@
 /* room.c - KV that gives way when memory is short */
 #include "engine/room.h"
 
+#include "engine/swap.h"
+
 /* Live pages move together until so many handles are free.  Steps in flight read them where they
  * were, before the copies do: the device works in order. */
 static int squeeze(struct sequence_list *l, uint32_t handles)
 {
     struct sequence *s;
 
-    /* Not tried on GPUs yet. */
-    if (device_kind(arena_device(pages_arena(l->pool))) != DEVICE_CPU)
-        return 0;
+    swap_hold(l->swap);
     if (pages_squeeze(l->pool, handles) == 0)
         return 0;
+    swap_go_on(l->swap);
     prefix_forward(l->prefixes);
     TAILQ_FOREACH(s, &l->queue, link)
     {

@@ -53,6 +53,8 @@ static void hand_over(struct sequence *s, struct prefix_block *b)
             struct prefix_page *p = &b->pages[kind][k];
             if (p->page != NULL || i < list->gone || list->shared[i] != NULL)
                 continue;
+            if (i >= list->count) /* it went to host memory before its last token was known */
+                continue;
             prefix_keep(p, list->pages[i]);
             list->shared[i] = p;
         }

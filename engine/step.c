@@ -154,6 +154,17 @@ void flight_forget(struct flight *f, const struct sequence *s)
     }
 }
 
+int flight_has(const struct flight *f, const struct sequence *s)
+{
+    for (uint32_t i = 0; i < f->count; i++) {
+        const struct step *st = &f->steps[(f->first + i) % f->depth];
+        for (uint32_t j = 0; j < st->run_count; j++)
+            if (st->members[j] == s)
+                return 1;
+    }
+    return 0;
+}
+
 struct step *flight_next(struct flight *f)
 {
     return &f->steps[(f->first + f->count) % f->depth];
@@ -337,7 +348,7 @@ static void send_plan(struct flight *f, const struct step *st)
 {
     /* As it is, up to the last table entry in use. */
     if (f->there.tokens != st->plan.tokens)
-        device_copy(f->device, f->there.tokens, st->plan.tokens, plan_size(f, st->table_used));
+        device_copy_now(f->device, f->there.tokens, st->plan.tokens, plan_size(f, st->table_used));
 }
 
 void step_input(struct flight *f, struct step *st, struct forward_input *in)
@@ -429,11 +440,11 @@ void step_launch(struct flight *f, struct step *st, struct sequence_list *seqs, 
     if (f->picked == NULL)
         st->logits = w->logits;
     else
-        device_copy(d, st->picks, f->picked, st->head_count * sizeof(*st->picks));
+        device_copy_now(d, st->picks, f->picked, st->head_count * sizeof(*st->picks));
     for (uint32_t i = 0; f->picked != NULL && i < st->head_count; i++)
         if (sequence_host_sampled(st->head_members[i]))
-            device_copy(d, st->logits + i * vocabulary, w->logits + i * vocabulary,
-                        vocabulary * sizeof(float));
+            device_copy_now(d, st->logits + i * vocabulary, w->logits + i * vocabulary,
+                            vocabulary * sizeof(float));
     device_mark(d, (uint32_t)(st - f->steps));
     f->count++;
     step_advance(st, seqs);

@@ -85,6 +85,9 @@ int flight_fit(struct flight *f, const struct model *m, struct error *err);
 /* The sequence is about to be closed: steps in flight forget it. */
 void flight_forget(struct flight *f, const struct sequence *s);
 
+/* A step in flight has it. */
+int flight_has(const struct flight *f, const struct sequence *s);
+
 /* The step that is built next; there is room in flight for it. */
 struct step *flight_next(struct flight *f);
 /* Fill it with what may be in it and take its pages, evicting prefixes that nobody uses and weights

@@ -255,7 +255,7 @@ static void kv_full(struct engine *e, struct sequence *s)
         turn_drain(e);
         return;
     }
-    if (swap_finish_leaving(&e->swap))
+    if (swap_wait_leaving(&e->swap))
         return;
 
     /* If it alone with its weights is more than there is, waiting does not help. */
@@ -305,14 +305,14 @@ void turn_advance(struct engine *e)
     }
     choice = choose(e, t, m);
     if (is_over(e, m, &choice, &reason)) {
-        if (reason == TURN_IDLE && swap_finish_coming(&e->swap, m))
+        if (reason == TURN_IDLE && swap_wait_coming(&e->swap, m))
             return;
         turn_drain(e);
         end(e, reason, "");
         return;
     }
     if (residency_load(&e->residency, m, NULL, &bytes, &us, &err) != 0) {
-        if (swap_finish_leaving(&e->swap))
+        if (swap_wait_leaving(&e->swap))
             return;
         log_warn("instance %s: %s", e->instance, err.text);
         end(e, TURN_FAULT, err.text);

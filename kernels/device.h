@@ -26,6 +26,16 @@ struct device_ops {
     void (*host_free)(struct device *d, void *p);
     void (*copy)(struct device *d, void *to, const void *from, uint64_t bytes);
 
+    void (*copy_now)(struct device *d, void *to, const void *from, uint64_t bytes);
+    void (*move_begin)(struct device *d, enum device_way way, uint32_t number);
+    void (*move_copy)(struct device *d, enum device_way way, void *to, const void *from,
+                      uint64_t bytes);
+    void (*move_end)(struct device *d, enum device_way way, uint32_t number);
+    int (*move_done)(struct device *d, enum device_way way, uint32_t number, int wait,
+                     uint64_t *us);
+    void (*move_after)(struct device *d, enum device_way way);
+    void (*move_join)(struct device *d);
+
     uint64_t handle_bytes;
     int (*pool)(struct device *d, uint32_t count, struct error *err);
     void *(*reserve)(struct device *d, uint64_t bytes, struct error *err);

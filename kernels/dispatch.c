@@ -87,6 +87,42 @@ void device_copy(struct device *d, void *to, const void *from, uint64_t bytes)
         d->ops->copy(d, to, from, bytes);
 }
 
+void device_copy_now(struct device *d, void *to, const void *from, uint64_t bytes)
+{
+    d->ops->copy_now(d, to, from, bytes);
+}
+
+void device_move_begin(struct device *d, enum device_way way, uint32_t number)
+{
+    d->ops->move_begin(d, way, number);
+}
+
+void device_move_copy(struct device *d, enum device_way way, void *to, const void *from,
+                      uint64_t bytes)
+{
+    d->ops->move_copy(d, way, to, from, bytes);
+}
+
+void device_move_end(struct device *d, enum device_way way, uint32_t number)
+{
+    d->ops->move_end(d, way, number);
+}
+
+int device_move_done(struct device *d, enum device_way way, uint32_t number, int wait, uint64_t *us)
+{
+    return d->ops->move_done(d, way, number, wait, us);
+}
+
+void device_move_after(struct device *d, enum device_way way)
+{
+    d->ops->move_after(d, way);
+}
+
+void device_move_join(struct device *d)
+{
+    d->ops->move_join(d);
+}
+
 uint64_t device_handle_bytes(const struct device *d)
 {
     return d->ops->handle_bytes;

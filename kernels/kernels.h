@@ -182,6 +182,31 @@ void device_host_free(struct device *d, void *p);
  * after device_sync(). */
 void device_copy(struct device *d, void *to, const void *from, uint64_t bytes);
 
+/* The same between device memory and that of device_host_alloc(), for the little that a step waits
+ * for: multiples of 4 bytes, and it does not queue behind moves (below). */
+void device_copy_now(struct device *d, void *to, const void *from, uint64_t bytes);
+
+/*
+ * Moves: copies between device memory and host memory of device_host_alloc(), beside the operations
+ * and in no order with them but what is asked for here.  Each way has its own; they come in pieces,
+ * one after the other.  A piece is begun, copied and ended; its number, below DEVICE_MOVES, may be
+ * used again when it is done.  On a CPU a piece is done when it is ended, and any memory will do.
+ */
+#define DEVICE_MOVES 16u
+enum device_way { DEVICE_OUT, DEVICE_IN };
+void device_move_begin(struct device *d, enum device_way way, uint32_t number);
+void device_move_copy(struct device *d, enum device_way way, void *to, const void *from,
+                      uint64_t bytes);
+void device_move_end(struct device *d, enum device_way way, uint32_t number);
+/* 1: the piece is done, and *us is what it took; with `wait` it always is.  What it wrote is there,
+ * and what it read may be written.  (Of a device that failed all is done.) */
+int device_move_done(struct device *d, enum device_way way, uint32_t number, int wait,
+                     uint64_t *us);
+/* Pieces that begin later come after all operations that were asked for so far. */
+void device_move_after(struct device *d, enum device_way way);
+/* Operations that are asked for later come after all pieces of both ways so far. */
+void device_move_join(struct device *d);
+
 /* Physical memory in pieces that are all alike, called handles, and ranges of addresses into which
  * they are mapped; a handle may be mapped at several places at once. */
 uint64_t device_handle_bytes(const struct device *d);

@@ -17,6 +17,7 @@ kernels_libkernels_a_SOURCES = \
 	kernels/cpu/device.h \
 	kernels/cpu/isa.h \
 	kernels/cpu/memory.c \
+	kernels/cpu/move.c \
 	kernels/cpu/ops.c \
 	kernels/cpu/pool.c \
 	kernels/cpu/pool.h \

@@ -18,6 +18,7 @@ struct cpu_device {
     uint32_t cols_max;
     int memory; /* a memfd of `handles`; -1: there is no pool */
     uint32_t handles;
+    int64_t moves[2][DEVICE_MOVES]; /* when each began, or how long it took */
 };
 
 /* One huge page. */
@@ -42,6 +43,15 @@ void cpu_release(struct device *d, void *range, uint64_t bytes);
 int cpu_map(struct device *d, void *range, const uint32_t *handles, uint32_t count,
             struct error *err);
 void cpu_unmap(struct device *d, void *range, uint32_t count);
+
+/* move.c's. */
+void cpu_move_begin(struct device *d, enum device_way way, uint32_t number);
+void cpu_move_copy(struct device *d, enum device_way way, void *to, const void *from,
+                   uint64_t bytes);
+void cpu_move_end(struct device *d, enum device_way way, uint32_t number);
+int cpu_move_done(struct device *d, enum device_way way, uint32_t number, int wait, uint64_t *us);
+void cpu_move_after(struct device *d, enum device_way way);
+void cpu_move_join(struct device *d);
 
 int cpu_tune(struct device *d, const struct weight *w, struct error *err);
 int cpu_record(struct device *d, struct error *err);

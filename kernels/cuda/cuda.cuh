@@ -19,6 +19,7 @@ extern "C" {
 
 struct attention_scratch;
 struct chosen;
+struct mover;
 struct tuned;
 struct vmm;
 
@@ -32,6 +33,7 @@ struct cuda_device {
     cudaEvent_t marks[DEVICE_MARKS];
     cudaError_t failed;                  /* the first thing that went wrong */
     struct vmm *vmm;                     /* of memory.cu */
+    struct mover *mover;                 /* of move.cu */
     struct tuned *tuned;                 /* of tune.cu; with bfloat16 operands alone */
     struct chosen *chosen;               /* of chosen.cu; with bfloat16 operands alone */
     struct attention_scratch *attention; /* of attention.cu */
@@ -91,6 +93,18 @@ void cuda_release(struct device *d, void *range, uint64_t bytes);
 int cuda_map(struct device *d, void *range, const uint32_t *handles, uint32_t count,
              struct error *err);
 void cuda_unmap(struct device *d, void *range, uint32_t count);
+
+/* move.cu: streams and events.  close() also after a failed or no open(). */
+cudaError_t cuda_moves_open(struct cuda_device *c);
+void cuda_moves_close(struct cuda_device *c);
+void cuda_copy_now(struct device *d, void *to, const void *from, uint64_t bytes);
+void cuda_move_begin(struct device *d, enum device_way way, uint32_t number);
+void cuda_move_copy(struct device *d, enum device_way way, void *to, const void *from,
+                    uint64_t bytes);
+void cuda_move_end(struct device *d, enum device_way way, uint32_t number);
+int cuda_move_done(struct device *d, enum device_way way, uint32_t number, int wait, uint64_t *us);
+void cuda_move_after(struct device *d, enum device_way way);
+void cuda_move_join(struct device *d);
 
 /* attention.cu: what its kernels need beside their arguments, into c->attention.  close() also
  * after a failed or no open(). */

@@ -47,6 +47,7 @@ static void destroy(struct device *d)
     cuda_tune_close(c);
     cuda_memory_close(c);
     cuda_marks_close(c);
+    cuda_moves_close(c);
     if (c->stream)
         cudaStreamDestroy(c->stream);
     free(c);
@@ -93,6 +94,13 @@ static const struct device_ops ops = {
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
     .copy = cuda_copy,
+    .copy_now = cuda_copy_now,
+    .move_begin = cuda_move_begin,
+    .move_copy = cuda_move_copy,
+    .move_end = cuda_move_end,
+    .move_done = cuda_move_done,
+    .move_after = cuda_move_after,
+    .move_join = cuda_move_join,
     .handle_bytes = CUDA_HANDLE_BYTES,
     .pool = cuda_pool,
     .reserve = cuda_reserve,
@@ -163,6 +171,8 @@ static cudaError_t open_stream(struct cuda_device *c)
         e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
     if (e == cudaSuccess)
         e = cuda_marks_open(c);
+    if (e == cudaSuccess)
+        e = cuda_moves_open(c);
     if (e == cudaSuccess)
         c->overlap = built.ptxVersion >= 90;
     return e;

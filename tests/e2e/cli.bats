@@ -74,6 +74,13 @@ EOT
     run -2 mp list --caches=all
 }
 
+@test "KV of a few sequences goes to host memory and back" {
+    run -0 mp bench swap --device=cpu --shape=tiny-a --batch=4 --context=100 --memory=256
+    assert_has "swap: out"
+    assert_has "swap: in"
+    assert_has "step: nothing moves"
+}
+
 @test "a short soak: memory stays, every page comes back" {
     run -0 mp bench soak --device=cpu --shape=smollm2-135m --dtype=q4_1 --memory=160 --batch=2 \
         --models=2 --steps=48 --threads=2

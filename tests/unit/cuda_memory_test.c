@@ -1,5 +1,5 @@
 /*
- * cuda_memory_test.c - handles, ranges and recorded operations on a GPU
+ * cuda_memory_test.c - handles, ranges, recorded operations and moves on a GPU
  */
 #include "tests/unit/cuda_compare.h"
 
@@ -97,12 +97,140 @@ static void test_graph(void **state)
     assert_int_equal(device_check(gpu, &err), 0);
 }
 
+/* Pieces of both ways, behind operations and ahead of others: many more than may be under way. */
+static void test_moves(void **state)
+{
+    enum { PIECES = 50, PAGES = 3, WORDS = 70001, COUNT = PIECES * PAGES * WORDS };
+    const uint64_t page = WORDS * sizeof(uint32_t), bytes = PIECES * PAGES * page;
+    struct error err;
+    uint64_t us = 0, sum = 0;
+
+    NEED_GPU(state);
+    uint32_t *host = device_host_alloc(gpu, bytes, &err), *first = allocate(bytes);
+    char *from = there(NULL, bytes), *to = there(NULL, bytes);
+    assert_non_null(host);
+    for (uint32_t i = 0; i < COUNT; i++)
+        first[i] = i * 2654435761u;
+    for (int way = DEVICE_OUT; way <= DEVICE_IN; way++) {
+        if (way == DEVICE_OUT)
+            device_copy(gpu, from, first, bytes);
+        device_move_after(gpu, (enum device_way)way);
+        for (uint32_t p = 0; p < PIECES + DEVICE_MOVES; p++) {
+            if (p >= DEVICE_MOVES) {
+                assert_int_equal(
+                    device_move_done(gpu, (enum device_way)way, p % DEVICE_MOVES, 1, &us), 1);
+                assert_int_equal(
+                    device_move_done(gpu, (enum device_way)way, p % DEVICE_MOVES, 0, &us), 1);
+                sum += us;
+            }
+            if (p >= PIECES)
+                continue;
+            device_move_begin(gpu, (enum device_way)way, p % DEVICE_MOVES);
+            for (uint32_t i = 0; i < PAGES; i++) {
+                uint64_t at = (uint64_t)(p * PAGES + i) * page;
+                if (way == DEVICE_OUT)
+                    device_move_copy(gpu, DEVICE_OUT, (char *)host + at, from + at, page);
+                else
+                    device_move_copy(gpu, DEVICE_IN, to + at, (char *)host + at, page);
+            }
+            device_move_end(gpu, (enum device_way)way, p % DEVICE_MOVES);
+        }
+        if (way == DEVICE_OUT)
+            assert_memory_equal(host, first, bytes);
+    }
+    device_move_join(gpu);
+    uint32_t *got = fetched(to, bytes);
+    assert_memory_equal(got, first, bytes);
+    assert_true(sum > 0 && sum < 60000000);
+    free(got);
+    free(first);
+    device_host_free(gpu, host);
+    device_free(gpu, from);
+    device_free(gpu, to);
+}
+
+/* An operation that is asked for behind a join reads what was moved in, however long that takes. */
+static void test_join(void **state)
+{
+    const uint64_t bytes = (uint64_t)256 << 20;
+    struct error err;
+    uint64_t us;
+
+    NEED_GPU(state);
+    uint8_t *host = device_host_alloc(gpu, bytes, &err), *at = there(NULL, 64), seen[64];
+    char *to = device_alloc(gpu, bytes, &err);
+    assert_non_null(host);
+    assert_non_null(to);
+    for (uint8_t turn = 1; turn < 6; turn++) {
+        memset(host, turn, bytes);
+        device_move_after(gpu, DEVICE_IN);
+        device_move_begin(gpu, DEVICE_IN, 0);
+        device_move_copy(gpu, DEVICE_IN, to, host, bytes);
+        device_move_end(gpu, DEVICE_IN, 0);
+        if (!small())
+            assert_int_equal(device_move_done(gpu, DEVICE_IN, 0, 0, &us), 0); /* some 5 ms */
+        device_move_join(gpu);
+        device_copy(gpu, at, to + bytes - 64, 64);
+        fetch(seen, at, 64);
+        assert_int_equal(seen[0], turn);
+        assert_int_equal(seen[63], turn);
+        assert_int_equal(device_move_done(gpu, DEVICE_IN, 0, 0, &us), 1);
+    }
+    device_host_free(gpu, host);
+    device_free(gpu, at);
+    device_free(gpu, to);
+}
+
+/* Small copies, whatever their alignment, do not wait for moves. */
+static void test_copy_now(void **state)
+{
+    static const uint32_t counts[] = {1, 3, 4, 1000, 12345, 131072, 400000};
+    const uint64_t moved = (uint64_t)512 << 20;
+    struct error err;
+    uint64_t us;
+
+    NEED_GPU(state);
+    uint32_t most = counts[6] + 1;
+    uint32_t *host = device_host_alloc(gpu, 2 * most * sizeof(*host), &err), *back = host + most;
+    uint32_t *at = there(NULL, most * sizeof(*at));
+    char *other = device_host_alloc(gpu, moved, &err), *to = device_alloc(gpu, moved, &err);
+    assert_non_null(host);
+    assert_non_null(other);
+    assert_non_null(to);
+    for (int warm = 1; warm >= 0; warm--) {
+        device_move_begin(gpu, DEVICE_IN, 0);
+        device_move_copy(gpu, DEVICE_IN, to, other, moved);
+        device_move_end(gpu, DEVICE_IN, 0);
+        device_copy_now(gpu, at, host, 4096);
+        device_copy_now(gpu, back, at, 4096);
+        device_sync(gpu);
+        if (!warm && !small()) /* some 10 ms */
+            assert_int_equal(device_move_done(gpu, DEVICE_IN, 0, 0, &us), 0);
+        assert_int_equal(device_move_done(gpu, DEVICE_IN, 0, 1, &us), 1);
+    }
+    for (uint32_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        for (uint32_t j = 0; j < most; j++)
+            host[j] = j * (i + 3);
+        memset(back, 0, most * sizeof(*back));
+        device_copy_now(gpu, at + i % 2, host + i % 2, counts[i] * sizeof(*host));
+        device_copy_now(gpu, back, at + i % 2, counts[i] * sizeof(*host));
+        device_sync(gpu);
+        assert_memory_equal(back, host + i % 2, counts[i] * sizeof(*host));
+        assert_int_equal(back[counts[i]], 0);
+    }
+    assert_int_equal(device_check(gpu, &err), 0);
+    device_host_free(gpu, host);
+    device_host_free(gpu, other);
+    device_free(gpu, at);
+    device_free(gpu, to);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pool),
-        cmocka_unit_test(test_pool_too_large),
-        cmocka_unit_test(test_graph),
+        cmocka_unit_test(test_pool),  cmocka_unit_test(test_pool_too_large),
+        cmocka_unit_test(test_graph), cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_join),  cmocka_unit_test(test_copy_now),
     };
     gpu = device_create_cuda(0, PRECISION_EXACT, ROWS_MAX, COLS_MAX, &why);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -261,6 +261,34 @@ void rig_model(struct rig *r, uint32_t id, const char *path, uint32_t max_contex
     source_files_close(&opened);
 }
 
+static void cut_pages(struct kv_layout *kv, uint32_t tokens, uint64_t bytes)
+{
+    kv->layer_bytes = kv->layer_bytes / kv->page_tokens * tokens;
+    kv->page_tokens = tokens;
+    kv->page_bytes = kv->layers * kv->layer_bytes;
+    if (kv->layers == 0)
+        return;
+    assert_true(bytes == 0 || bytes >= kv->page_bytes);
+    kv->page_bytes = bytes != 0 ? bytes : kv->page_bytes;
+}
+
+void rig_pages(struct rig *r, uint32_t page_tokens, uint64_t bytes, uint64_t local_bytes)
+{
+    struct engine *e = r->e;
+    struct model *m = e->residency.models[e->residency.count - 1];
+    struct error err = {0};
+
+    cut_pages(&m->kv, page_tokens, bytes);
+    cut_pages(&m->kv_local, page_tokens, local_bytes);
+    /* Smaller pages are more of them in a table; graphs have the shape in them. */
+    m->graphs_generation = 0;
+    if (flight_fit(&e->flight, m, &err) != 0)
+        fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < e->residency.count; i++)
+        if (step_record(&e->flight, e->residency.models[i], &e->workspace, &err) != 0)
+            fail_msg("%s", err.text);
+}
+
 static void give_tokens(struct rig *r, uint64_t seq, const uint32_t *tokens, uint32_t offset,
                         uint32_t count)
 {

@@ -70,6 +70,9 @@ void rig_events(struct rig *r);
 void rig_order(struct rig *r, const void *order, int fd);
 /* The answer is in r->model. */
 void rig_model(struct rig *r, uint32_t id, const char *path, uint32_t max_context);
+/* Another shape of pages for the last model, of whom no sequence is open: so many tokens of both
+ * kinds; bytes 0: as many as those take. */
+void rig_pages(struct rig *r, uint32_t page_tokens, uint64_t bytes, uint64_t local_bytes);
 /* Open a sequence and give it its tokens: prompt, then `generated` of those it has been given. */
 void rig_seq(struct rig *r, uint64_t seq, uint32_t model, const uint32_t *prompt, uint32_t count,
              uint32_t generated, uint32_t max_tokens, uint32_t flags);

@@ -2,7 +2,8 @@
  * kv_fault_test.c - whatever allocation or mapping fails, nothing is lost and the engine serves on
  *
  * By -Wl,--wrap=malloc, calloc, device_map: the n-th call of a short scenario fails, for every n.
- * In it are shared prefixes, slabs that are squeezed for weights, spills, fetches and switches.
+ * In it are shared prefixes, slabs that are squeezed for weights, spills, fetches and switches.  On
+ * a GPU, where each try takes its time, every eleventh call fails.
  */
 // clang-format off
 #include <setjmp.h>
@@ -109,12 +110,11 @@ static void open_rig(struct rig *r)
     rig_model(r, 1, FOLDER "llama3", 96);
     assert_int_equal(r->model.ok, 1);
     weights = r->model.weight_bytes;
+    rig_pages(r, ENGINE_PAGE_TOKENS, rig_handle() / 4, 0);
     rig_model(r, 2, FOLDER "gemma3", 96);
     assert_int_equal(r->model.ok, 1);
     assert_true(weights <= rig_handle() && r->model.weight_bytes <= rig_handle());
-    r->e->residency.models[0]->kv.page_bytes = rig_handle() / 4;
-    r->e->residency.models[1]->kv.page_bytes = rig_handle() / 4;
-    r->e->residency.models[1]->kv_local.page_bytes = rig_handle() / 8;
+    rig_pages(r, ENGINE_PAGE_TOKENS, rig_handle() / 4, rig_handle() / 8);
     r->e->rows_max = 24;
 }
 
@@ -151,7 +151,8 @@ static void check_tokens(const struct rig *r, uint32_t i)
 
     if (s->fault[0] == '\0' && s->finish != FINISH_NONE)
         assert_int_equal(s->count, OUTPUT);
-    assert_memory_equal(s->tokens, alone[i], s->count * sizeof(*alone[i]));
+    if (rig_device() != RIG_CUDA_FAST)
+        assert_memory_equal(s->tokens, alone[i], s->count * sizeof(*alone[i]));
 }
 
 /* All is as it should be, and new sequences are served. */
@@ -179,12 +180,11 @@ static void serve_on(struct rig *r)
 
 static void test_every_call(void **state)
 {
+    const uint32_t stride = rig_device() == RIG_CPU ? 1 : 11;
     uint32_t faults = 0;
     struct rig r;
 
     (void)state;
-    if (rig_device() != RIG_CPU)
-        skip(); /* what is tight here is tight for small pages */
     open_rig(&r);
     for (uint32_t i = 0; i < SEQS; i++) {
         ask(&r, i);
@@ -193,7 +193,7 @@ static void test_every_call(void **state)
         memcpy(alone[i], r.seqs[i].tokens, sizeof(alone[i]));
     }
     rig_close(&r);
-    for (failing = 1; failing < CALLS_MAX; failing++) {
+    for (failing = 1; failing < CALLS_MAX; failing += stride) {
         open_rig(&r);
         calls = 0;
         armed = 1;
@@ -207,7 +207,7 @@ static void test_every_call(void **state)
     }
     print_message("%u calls, %u sequences that they ended\n", calls, faults);
     assert_true(calls < failing && calls > 30);
-    assert_true(faults > 5);
+    assert_true(faults > 5 / stride);
 }
 
 int main(void)

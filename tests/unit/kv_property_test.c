@@ -5,6 +5,9 @@
  * 12 models of three sizes of pages in an arena that holds four of them, and 300 sequences: shared
  * prefixes, chunks of all sizes, closed and given anew, spilled and fetched, cancelled, behind
  * loads and unloads, after random steps.  A number on the command line is another seed.
+ *
+ * MODELPOOL_TEST_DEVICE=cuda: the same bits there.  cuda-fast: sums depend on how many rows a step
+ * has, so a few sequences come to other tokens; most do not.
  */
 // clang-format off
 #include <setjmp.h>
@@ -55,7 +58,7 @@ struct test {
     uint32_t next;          /* subject that is opened next */
     uint32_t at[LIVE];      /* subject of each live sequence */
     enum state state[LIVE]; /* CLOSED: it is given anew later */
-    uint32_t cancelled, full, faults, preempted, spills, fetches, refused, found;
+    uint32_t cancelled, full, faults, preempted, spills, fetches, refused, found, others;
 };
 
 static uint32_t draw(struct test *t, uint32_t below)
@@ -90,11 +93,8 @@ static void open_models(struct rig *r)
         rig_model(r, 1 + i, path, CONTEXT);
         if (!r->model.ok)
             fail_msg("%s: %s", families[i], r->model.text);
-        struct model *m = r->e->residency.models[i];
-        assert_true(m->kv.page_bytes <= rig_handle() / 5);
-        m->kv.page_bytes = rig_handle() / parts[i % 3] / 64 * 64;
-        if (m->kv_local.layers != 0)
-            m->kv_local.page_bytes = rig_handle() / parts[(i + 1) % 3] / 64 * 64;
+        rig_pages(r, ENGINE_PAGE_TOKENS, rig_handle() / parts[i % 3] / 64 * 64,
+                  rig_handle() / parts[(i + 1) % 3] / 64 * 64);
     }
 }
 
@@ -218,9 +218,11 @@ static void take_ended(struct test *t)
         if (got->finish == FINISH_NONE)
             continue;
         assert_int_equal(got->count, s->max);
-        if (memcmp(got->tokens, s->alone, s->max * sizeof(*s->alone)) != 0)
+        int same = memcmp(got->tokens, s->alone, s->max * sizeof(*s->alone)) == 0;
+        if (!same && rig_device() != RIG_CUDA_FAST)
             fail_msg("sequence %u of %s: other tokens than alone", t->at[i],
                      families[s->model - 1]);
+        t->others += !same;
         t->found += got->cached;
         t->state[i] = FREE;
     }
@@ -299,8 +301,6 @@ static void check(uint32_t kv_handles)
     struct test *t = calloc(1, sizeof(*t));
     uint64_t memory;
 
-    if (rig_device() != RIG_CPU)
-        skip(); /* host memory for KV is a CPU's */
     assert_non_null(t);
     t->random = seed;
     make_subjects(t);
@@ -323,6 +323,9 @@ static void check(uint32_t kv_handles)
                   "weights without room %u; %u loads; %u tokens found\n",
                   t->preempted, t->spills, t->fetches, t->refused, t->cancelled, t->full, t->faults,
                   t->rig.came, t->found);
+    if (rig_device() == RIG_CUDA_FAST)
+        print_message("%u of %u sequences have other tokens than alone\n", t->others, SEQUENCES);
+    assert_true(t->others < SEQUENCES / 5);
     assert_true(t->preempted > 20 && t->spills > 20 && t->fetches > 20 && t->cancelled > 5);
     if (kv_handles == TIGHT)
         assert_true(t->full > 20 && t->faults > 5 && t->refused > 5 && t->rig.came > 50);

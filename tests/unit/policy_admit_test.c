@@ -356,6 +356,35 @@ static void aegaeon_goes_on_after_a_death_and_full_pages(void **state)
     assert_int_equal(instance_status(b, 0).restarts, 1);
 }
 
+/* With host memory for KV it leaves with a batch's turn, and comes back with the next one; also
+ * where there is too little of either memory, and behind an engine's death. */
+static void aegaeon_turns_take_their_kv_along(void **state)
+{
+    static char name[] = "aegaeon";
+    struct bench *b = *state;
+
+    b->config.scheduler = name;
+    b->config.turn_us = 20000;
+    b->config.swap_space = 150 * FAKE_PAGE_BYTES;
+    add_model(b, "a", 10 * FAKE_PAGE_BYTES);
+    add_model(b, "b", 10 * FAKE_PAGE_BYTES);
+    add_model(b, "c", 10 * FAKE_PAGE_BYTES);
+    add_instance(b, "cpu", 150 * FAKE_PAGE_BYTES);
+    bench_start(b);
+    for (uint64_t i = 1; i <= 18; i++)
+        submit(b, i, (uint32_t)(i % 3), 1, 10, 150);
+    wait_until(b, all_have(b, 1, 18, 20));
+    policy_cancel(b->policy, 18);
+    assert_true(instance_status(b, 0).spills > 12);
+    wait_until(b, all_have(b, 1, 2, 60));
+    kill_engine(b);
+    wait_until(b, all_done(b, 1, 18));
+    expect_length(b, 1, 17, 150);
+    assert_int_equal(instance_status(b, 0).restarts, 1);
+    for (uint32_t m = 0; m < 3; m++)
+        wait_until(b, model_status(b, 0, m).waiting + model_status(b, 0, m).running == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -371,6 +400,7 @@ int main(void)
         bench_test(costs_are_measured_told_and_taught),
         bench_test(aegaeon_serves_two_models_in_memory_for_one),
         bench_test(aegaeon_goes_on_after_a_death_and_full_pages),
+        bench_test(aegaeon_turns_take_their_kv_along),
     };
 
     signal(SIGPIPE, SIG_IGN);

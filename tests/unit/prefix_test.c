@@ -3,7 +3,8 @@
  * the same; what is kept gives way at once
  *
  * On the tiny checkpoints of tests/golden/families: full attention, windows in all layers, windows
- * in some, experts.  On a CPU: a GPU's pages hold more tokens than these prompts have.
+ * in some, experts.  A GPU's pages are cut as small as a CPU's.  With bfloat16 operands sums depend
+ * on how many rows a step has: there logits are near, and tokens mostly the same.
  */
 // clang-format off
 #include <setjmp.h>
@@ -13,6 +14,7 @@
 #include <cmocka.h>
 // clang-format on
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +31,7 @@
 #define MEMORY     (32 * rig_handle())
 #define BLOCK      16u
 #define NO_EOS     SAMPLING_IGNORE_EOS
+#define FAST_LIMIT 0.02 /* as families_test has it */
 
 static const char *const families[] = {"llama3",  "gemma3",      "gemma2",
                                        "mistral", "phi3-window", "qwen3moe-mixed"};
@@ -58,6 +61,7 @@ static void open_family(struct rig *r, const char *name, uint64_t memory)
     rig_model(r, 1, path, CONTEXT);
     if (!r->model.ok)
         fail_msg("%s: %s", name, r->model.text);
+    rig_pages(r, BLOCK, 0, 0);
     rig_ref(r, ORDER_LOAD, 1, 0);
 }
 
@@ -88,6 +92,21 @@ static uint32_t run(struct rig *r, const uint32_t *prompt, uint32_t length, uint
 static void assert_tail(const char *name, const struct outcome *a, const struct outcome *b,
                         uint32_t first, uint32_t length)
 {
+    double off = 0, all = 0;
+
+    for (uint32_t i = first; rig_device() == RIG_CUDA_FAST && i < length; i++) {
+        for (uint32_t t = 0; t < VOCABULARY; t++) {
+            double diff = (double)a->logits[i][t] - (double)b->logits[i][t];
+            off += diff * diff;
+            all += (double)b->logits[i][t] * (double)b->logits[i][t];
+        }
+    }
+    if (rig_device() == RIG_CUDA_FAST) {
+        if (!(sqrt(off) <= FAST_LIMIT * sqrt(all)))
+            fail_msg("%s: %u of %u tokens found: logits are off by %g", name, first, length,
+                     sqrt(off / all));
+        return;
+    }
     if (memcmp(a->logits[first], b->logits[first], (length - first) * sizeof(a->logits[0])) != 0)
         fail_msg("%s: %u of %u tokens found gives other bits", name, first, length);
 }
@@ -154,7 +173,8 @@ static void assert_given(const struct rig *r, uint64_t seq, const uint32_t *toke
 {
     assert_string_equal(r->seqs[seq].fault, "");
     assert_int_equal(r->seqs[seq].count, OUTPUT);
-    assert_memory_equal(r->seqs[seq].tokens, tokens, OUTPUT * sizeof(*tokens));
+    if (rig_device() != RIG_CUDA_FAST)
+        assert_memory_equal(r->seqs[seq].tokens, tokens, OUTPUT * sizeof(*tokens));
 }
 
 /* A conversation: each turn's prompt is the last one's prompt and answer and something new. Answers
@@ -354,7 +374,7 @@ static void open_tight(struct rig *r, uint32_t kv_handles)
     uint32_t handles = r->e->residency.models[0]->handle_count;
     rig_close(r);
     open_family(r, "llama3", (handles + kv_handles) * rig_handle());
-    r->e->residency.models[0]->kv.page_bytes = rig_handle() / 4;
+    rig_pages(r, BLOCK, rig_handle() / 4, 0);
 }
 
 /* What is kept goes, the oldest first, as soon as a sequence needs its pages. */
@@ -474,8 +494,6 @@ static void test_tree_is_bounded(void **state)
     rig_close(&r);
 }
 
-#define SKIPPED 77 /* for automake */
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -491,9 +509,5 @@ int main(void)
         cmocka_unit_test(test_tree_is_bounded),
     };
 
-    if (rig_device() != RIG_CPU) {
-        print_message("MODELPOOL_TEST_DEVICE names a GPU: not tested there\n");
-        return SKIPPED;
-    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
