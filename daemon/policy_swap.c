@@ -17,16 +17,16 @@ static void order(struct instance *in, const struct sequence *s, uint32_t kind)
     engine_link_send(in->link, &ref, sizeof ref);
 }
 
-/* An instance's share of SwapSpace=.  A GPU's KV has not been swapped yet: none. */
+/* An instance's share of SwapSpace=.  A GPU's KV, and one in parts, is not swapped yet: none. */
 uint64_t swap_share(const struct instance *in)
 {
     const struct policy *p = in->policy;
     uint64_t cpus = 0;
 
-    if (in->config->device != CONFIG_CPU)
+    if (in->config->device != CONFIG_CPU || in->config->ranks > 1)
         return 0;
     for (size_t i = 0; i < p->instance_count; i++)
-        cpus += p->instances[i].config->device == CONFIG_CPU;
+        cpus += p->instances[i].config->device == CONFIG_CPU && p->instances[i].config->ranks <= 1;
     return p->config->swap_space / cpus;
 }
 
