@@ -111,6 +111,14 @@ static int set_threads(const char *text, void *field, struct error *err)
     return set_number(text, THREADS_MAX, field, err);
 }
 
+static int set_ranks(const char *text, void *field, struct error *err)
+{
+    if (strlen(text) != 1 || strchr("1248", *text) == NULL)
+        return error_set(err, STATUS_INVALID, "\"%s\" is none of 1, 2, 4 and 8", text);
+    *(uint32_t *)field = (uint32_t)(*text - '0');
+    return 0;
+}
+
 static int set_batch(const char *text, void *field, struct error *err)
 {
     return set_number(text, BATCH_MAX, field, err);
@@ -319,6 +327,7 @@ static const struct key instance_keys[] = {
     {"Memory", OFFSET(config_instance, memory_bytes), set_size, 1},
     {"Nodes", OFFSET(config_instance, nodes), set_text, 0},
     {"Precision", OFFSET(config_instance, precision), set_precision, 0},
+    {"TensorParallel", OFFSET(config_instance, ranks), set_ranks, 0},
     {"Threads", OFFSET(config_instance, threads), set_threads, 0},
     {0},
 };
@@ -423,12 +432,17 @@ static int read_instance(struct config *c, const struct config_line *line, struc
     strcpy(in->name, name);
     in->max_batch = BATCH_DEFAULT;
     in->precision = ORDER_FAST;
+    in->ranks = 1;
     if (set_pairs(line, 1, instance_keys, " for an Instance", in, err))
         return -1;
     if (in->device == CONFIG_CPU && in->gpu_given)
         return error_set(err, STATUS_INVALID, "Gpus= needs Device=cuda");
     if (in->device == CONFIG_CUDA && in->threads != 0)
         return error_set(err, STATUS_INVALID, "Threads= needs Device=cpu");
+    if (in->device == CONFIG_CUDA && in->ranks > 2)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "TensorParallel=%u with Device=cuda has not been tried yet: at most 2",
+                         in->ranks);
     return 0;
 }
 

@@ -34,10 +34,11 @@ struct config_instance {
     char name[NAME_MAX_BYTES];
     char *nodes;                    /* Nodes=, comma-separated names; NULL: every node */
     enum config_device device;      /* Device=cpu|cuda */
-    uint32_t gpu;                   /* Gpus=, default 0: the GPU's number among those that we see */
+    uint32_t gpu;                   /* Gpus=, default 0: the first rank's GPU among those we see */
     int gpu_given;                  /* Gpus= stood there */
     uint64_t memory_bytes;          /* Memory=: weights and KV together */
     uint32_t threads;               /* Threads=; 0: one per core that we may use */
+    uint32_t ranks;                 /* TensorParallel=1|2|4|8, default 1: parts of each model */
     uint32_t max_batch;             /* MaxBatch=: rows of a step, default 32 */
     enum order_precision precision; /* Precision=exact|fast, default fast */
 };

@@ -14,6 +14,8 @@ common_libcommon_a_SOURCES = \
     common/config_value.c \
     common/error.c \
     common/error.h \
+    common/futex.c \
+    common/futex.h \
     common/log.c \
     common/log.h \
     common/order.h \

@@ -70,9 +70,9 @@ struct order_hello {
     uint32_t device;       /* enum order_device */
     uint32_t gpu;          /* its number among those visible */
     uint32_t precision;    /* enum order_precision */
-    uint32_t reserved;
-    uint64_t host_bytes; /* of master copies in host memory; a CPU's instance has none */
-    uint64_t swap_bytes; /* of KV in host memory (ORDER_SEQ_SPILL); 0: none */
+    uint32_t ranks;        /* TensorParallel=, which share memory and threads evenly; 0, 1: one */
+    uint64_t host_bytes;   /* of master copies in host memory; a CPU's instance has none */
+    uint64_t swap_bytes;   /* of KV in host memory (ORDER_SEQ_SPILL); 0: none */
     char instance[64];
 };
 

@@ -17,10 +17,17 @@ static void order(struct instance *in, const struct sequence *s, uint32_t kind)
     engine_link_send(in->link, &ref, sizeof ref);
 }
 
-/* An instance's share of SwapSpace=. */
+/* An instance's share of SwapSpace=.  KV in parts is not swapped yet: none. */
 uint64_t swap_share(const struct instance *in)
 {
-    return in->policy->config->swap_space / in->policy->instance_count;
+    const struct policy *p = in->policy;
+    uint64_t whole = 0;
+
+    if (in->config->ranks > 1)
+        return 0;
+    for (size_t i = 0; i < p->instance_count; i++)
+        whole += p->instances[i].config->ranks <= 1;
+    return p->config->swap_space / whole;
 }
 
 /* Its tokens are computed sooner than its KV is copied twice. */

@@ -4,8 +4,13 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "kernels/collective.h"
+
 struct arena {
     struct device *device;
+    struct device *devices[COLLECTIVE_RANKS_MAX]; /* of all ranks: the first is `device` */
+    uint8_t *windows[COLLECTIVE_RANKS_MAX];
+    uint32_t ranks;
     uint64_t handle_bytes;
     uint32_t handles;
     uint32_t free;
@@ -13,8 +18,8 @@ struct arena {
     uint32_t *owner; /* of each handle */
 };
 
-/* Everything, mapped in order. */
-static int map_window(struct arena *a, struct error *err)
+/* All of a rank's memory, mapped in order. */
+static int map_window(struct arena *a, struct device *d, uint8_t **window, struct error *err)
 {
     uint32_t *all = malloc(a->handles * sizeof(*all));
     int rv = -1;
@@ -23,18 +28,32 @@ static int map_window(struct arena *a, struct error *err)
         return error_set(err, STATUS_NOMEM, "no memory for the arena's bookkeeping");
     for (uint32_t h = 0; h < a->handles; h++)
         all[h] = h;
-    a->window = device_reserve(a->device, a->handles * a->handle_bytes, err);
-    if (a->window == NULL)
+    *window = device_reserve(d, a->handles * a->handle_bytes, err);
+    if (*window == NULL)
         goto out;
-    if (device_map(a->device, a->window, all, a->handles, err) != 0) {
-        device_release(a->device, a->window, a->handles * a->handle_bytes);
-        a->window = NULL;
+    if (device_map(d, *window, all, a->handles, err) != 0) {
+        device_release(d, *window, a->handles * a->handle_bytes);
+        *window = NULL;
         goto out;
     }
     rv = 0;
 out:
     free(all);
     return rv;
+}
+
+int arena_add_rank(struct arena *a, struct device *d, struct error *err)
+{
+    uint8_t *window = NULL;
+
+    if (a->ranks == COLLECTIVE_RANKS_MAX || device_handle_bytes(d) != a->handle_bytes)
+        return error_set(err, STATUS_INVALID, "%s cannot be rank %" PRIu32 " of this instance",
+                         device_name(d), a->ranks);
+    if (device_pool(d, a->handles, err) != 0 || map_window(a, d, &window, err) != 0)
+        return -1;
+    a->devices[a->ranks] = d;
+    a->windows[a->ranks++] = window;
+    return 0;
 }
 
 struct arena *arena_create(struct device *d, uint64_t bytes, struct error *err)
@@ -58,8 +77,9 @@ struct arena *arena_create(struct device *d, uint64_t bytes, struct error *err)
     a->owner = calloc(handles, sizeof(*a->owner));
     if (a->owner == NULL)
         goto nomem;
-    if (device_pool(d, a->handles, err) != 0 || map_window(a, err) != 0)
+    if (arena_add_rank(a, d, err) != 0)
         goto fail;
+    a->window = a->windows[0];
     return a;
 nomem:
     error_set(err, STATUS_NOMEM, "no memory for the arena's bookkeeping");
@@ -72,12 +92,41 @@ void arena_destroy(struct arena *a)
 {
     if (a == NULL)
         return;
-    if (a->window != NULL) {
-        device_unmap(a->device, a->window, a->handles);
-        device_release(a->device, a->window, a->handles * a->handle_bytes);
+    for (uint32_t i = 0; i < a->ranks; i++) {
+        device_unmap(a->devices[i], a->windows[i], a->handles);
+        device_release(a->devices[i], a->windows[i], a->handles * a->handle_bytes);
     }
     free(a->owner);
     free(a);
+}
+
+uint32_t arena_ranks(const struct arena *a)
+{
+    return a->ranks;
+}
+
+struct device *arena_rank_device(const struct arena *a, uint32_t rank)
+{
+    return a->devices[rank];
+}
+
+void *arena_rank_page(const struct arena *a, uint32_t rank, void *page)
+{
+    return page == NULL ? NULL : a->windows[rank] + ((uint8_t *)page - a->window);
+}
+
+uint64_t arena_bytes(const struct arena *a, uint64_t handles)
+{
+    return handles * a->handle_bytes * a->ranks;
+}
+
+void arena_copy(struct arena *a, void *to, const void *from, uint64_t bytes)
+{
+    uint64_t at = (uint64_t)((uint8_t *)to - a->window);
+    uint64_t source = (uint64_t)((const uint8_t *)from - a->window);
+
+    for (uint32_t i = 0; i < a->ranks; i++)
+        device_copy(a->devices[i], a->windows[i] + at, a->windows[i] + source, bytes);
 }
 
 struct device *arena_device(const struct arena *a)

@@ -22,10 +22,27 @@
 
 struct arena;
 
+/*
+ * An instance of several ranks has as many devices, whose memories are cut alike: a handle is then
+ * one on each of them, a page lies at the same place in each one's window, and the bookkeeping here
+ * is for all.  Addresses are rank 0's where nothing else is said.
+ */
+
 /* Of the device, which outlives it and has one arena at most.  bytes is rounded down to whole
  * handles, at least one: INVALID otherwise. */
 struct arena *arena_create(struct device *d, uint64_t bytes, struct error *err);
 void arena_destroy(struct arena *a);
+
+/* One more rank, whose device outlives the arena, too. */
+int arena_add_rank(struct arena *a, struct device *d, struct error *err);
+uint32_t arena_ranks(const struct arena *a);
+struct device *arena_rank_device(const struct arena *a, uint32_t rank);
+/* Where a page of the window lies on that rank; of NULL: NULL. */
+void *arena_rank_page(const struct arena *a, uint32_t rank, void *page);
+/* Bytes of so many handles, on all ranks. */
+uint64_t arena_bytes(const struct arena *a, uint64_t handles);
+/* device_copy() between places of the window, on all ranks. */
+void arena_copy(struct arena *a, void *to, const void *from, uint64_t bytes);
 
 struct device *arena_device(const struct arena *a);
 uint64_t arena_handle_bytes(const struct arena *a);

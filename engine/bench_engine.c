@@ -47,6 +47,13 @@ static double prompt_flops(const struct subject *s, double first, double n)
     return 2 * h->layers * (layer * n + 2 * q * seen) + 2.0 * h->width * h->vocabulary;
 }
 
+static const char *ranks_text(const struct subject *s)
+{
+    static const char *const texts[] = {"", "", ", 2 ranks", "", ", 4 ranks"};
+
+    return s->how.ranks == 8 ? ", 8 ranks" : s->how.ranks > 4 ? "" : texts[s->how.ranks];
+}
+
 /* Decoding by `batch` sequences after prompts of `context` tokens. */
 static int decode(struct subject *s, uint32_t batch, uint32_t context)
 {
@@ -60,8 +67,8 @@ static int decode(struct subject *s, uint32_t batch, uint32_t context)
     if (s->steps < SUBJECT_STEPS)
         return error_set(s->err, STATUS_INTERNAL, "only %" PRIu32 " full steps were seen",
                          s->steps);
-    snprintf(params, sizeof(params), "%s %s, batch %" PRIu32 ", context %" PRIu32 " to %" PRIu32,
-             s->how.shape, s->how.dtype, batch, context, context + SUBJECT_STEPS);
+    snprintf(params, sizeof(params), "%s %s%s, batch %" PRIu32 ", context %" PRIu32 " to %" PRIu32,
+             s->how.shape, s->how.dtype, ranks_text(s), batch, context, context + SUBJECT_STEPS);
     l.params = params;
     l.bytes = step_weight_bytes(s) + batch * kv_token_bytes(s) * (context + SUBJECT_STEPS / 2.0);
     l.flops = batch * (prompt_flops(s, context + SUBJECT_STEPS / 2.0, 1));
@@ -78,8 +85,8 @@ static int prefill(struct subject *s, uint32_t batch, uint32_t tokens)
     struct limit l = {.name = "prefill", .unit = "us"};
     char params[96];
 
-    snprintf(params, sizeof(params), "%s %s, %" PRIu32 " x %" PRIu32, s->how.shape, s->how.dtype,
-             batch, tokens);
+    snprintf(params, sizeof(params), "%s %s%s, %" PRIu32 " x %" PRIu32, s->how.shape, s->how.dtype,
+             ranks_text(s), batch, tokens);
     l.params = params;
     l.flops = batch * prompt_flops(s, 0, tokens);
     l.bytes = step_weight_bytes(s);

@@ -16,6 +16,7 @@ struct bench_engine {
     const char *model;           /* of prepare: a GGUF file */
     uint32_t device;             /* enum order_device */
     uint32_t gpu, threads;       /* of the one or the other */
+    uint32_t ranks;              /* TensorParallel=; 0, 1: one */
     uint32_t precision;          /* enum precision */
     uint64_t memory_bytes;       /* weights and KV */
     uint64_t host_bytes;         /* of master copies in host memory */

@@ -143,6 +143,7 @@ static int open_engine(struct subject *s)
                                 .version = ORDER_VERSION,
                                 .memory_bytes = s->how.memory_bytes,
                                 .threads = s->how.threads,
+                                .ranks = s->how.ranks,
                                 .max_batch = STEP_BATCH_MAX,
                                 .device = s->how.device,
                                 .gpu = s->how.gpu,

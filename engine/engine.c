@@ -74,15 +74,15 @@ static int record_graphs(struct engine *e, struct model *m, struct error *err)
 static int fit_model(struct engine *e, const struct model *m, struct error *err)
 {
     uint64_t handles = m->handle_count + model_kv_handles(m, 1, 1);
-    uint64_t size = arena_handle_bytes(e->arena);
 
     if (handles > arena_handles(e->arena))
         return error_set(err, STATUS_EXHAUSTED,
                          "model %s needs %" PRIu64 " MiB for its weights and a first page; Memory= "
                          "of instance %s is %" PRIu64 " MiB: raise it",
-                         m->name, handles * size >> 20, e->instance,
-                         arena_handles(e->arena) * arena_handle_bytes(e->arena) >> 20);
+                         m->name, arena_bytes(e->arena, handles) >> 20, e->instance,
+                         arena_bytes(e->arena, arena_handles(e->arena)) >> 20);
     if (workspace_fit(&e->workspace, m, err) != 0 || flight_fit(&e->flight, m, err) != 0 ||
+        (e->group != NULL && group_fit(e->group, m, e->flight.plan_bytes, err) != 0) ||
         sampler_fit(e->sampler, m->arch.vocabulary, err) != 0 || model_tune(m, err) != 0)
         return -1;
     return 0;
@@ -149,11 +149,11 @@ static void order_model(struct engine *e, const struct order_model *o,
     } else {
         event.ok = 1;
         event.max_context = longest_context(e, m);
-        event.weight_bytes = m->handle_count * arena_handle_bytes(e->arena);
-        event.kv_token_bytes = model_kv_token_bytes(m);
+        event.weight_bytes = arena_bytes(e->arena, m->handle_count);
+        event.kv_token_bytes = model_kv_token_bytes(m) * m->part_count;
         event.page_tokens = m->kv.page_tokens;
         event.vocabulary = m->arch.vocabulary;
-        event.master_bytes = m->range_bytes;
+        event.master_bytes = m->part_count > 1 ? 0 : m->range_bytes;
         event.layout = m->layout;
     }
     engine_send(e, &event, sizeof(event));
@@ -363,15 +363,6 @@ int engine_order(struct engine *e, const void *order, const struct channel_files
     return 0;
 }
 
-static struct device *create_device(const struct order_hello *hello, struct error *err)
-{
-    enum precision precision = hello->precision == ORDER_FAST ? PRECISION_FAST : PRECISION_EXACT;
-
-    if (hello->device == ORDER_DEVICE_CUDA)
-        return device_create_cuda(hello->gpu, precision, STEP_ROWS_CUDA, ENGINE_COLS_MAX, err);
-    return device_create(hello->threads, precision, STEP_ROWS_CPU, ENGINE_COLS_MAX, err);
-}
-
 static void send_moved(void *context, const struct sequence *s, int out, int ok, uint64_t bytes,
                        uint64_t us)
 {
@@ -401,7 +392,7 @@ static void kv_reclaim(void *context, uint32_t handles)
 
 static int create_parts(struct engine *e, const struct order_hello *hello, struct error *err)
 {
-    e->device = create_device(hello, err);
+    e->device = engine_device(hello, 0, err);
     if (e->device == NULL)
         return -1;
     e->rows_max = device_kind(e->device) == DEVICE_CPU ? STEP_ROWS_CPU : STEP_ROWS_CUDA;
@@ -409,8 +400,7 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     if (flight_open(&e->flight, e->device, e->rows_max, e->max_batch, err) != 0 ||
         staging_open(&e->residency.staging, e->device, err) != 0)
         return -1;
-    e->arena = arena_create(e->device, hello->memory_bytes, err);
-    if (e->arena == NULL)
+    if (engine_open_ranks(e, hello, err) != 0)
         return -1;
     e->pages = pages_create(e->arena, err);
     if (e->pages == NULL)
@@ -419,7 +409,9 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     if (e->prefixes == NULL)
         return -1;
     sequence_list_init(&e->sequences, e->pages, e->prefixes, &e->swap);
-    swap_open(&e->swap, &e->sequences, &e->residency, e->device, hello->swap_bytes);
+    /* Pages of several ranks are not spilled yet. */
+    swap_open(&e->swap, &e->sequences, &e->residency, e->device,
+              e->group == NULL ? hello->swap_bytes : 0);
     e->swap.notify = send_moved;
     e->swap.context = e;
     if (residency_open(&e->residency, e->arena, err) != 0)
@@ -458,6 +450,8 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
                   hello->device, hello->precision);
         return NULL;
     }
+    if (engine_check_ranks(hello, err) != 0)
+        return NULL;
     e = calloc(1, sizeof(*e));
     if (e == NULL) {
         error_set(err, STATUS_NOMEM, "no memory for an engine");
@@ -470,10 +464,14 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
         engine_destroy(e);
         return NULL;
     }
-    event.memory_bytes = arena_handles(e->arena) * arena_handle_bytes(e->arena);
-    event.handle_bytes = arena_handle_bytes(e->arena);
+    event.memory_bytes = arena_bytes(e->arena, arena_handles(e->arena));
+    event.handle_bytes = arena_bytes(e->arena, 1);
     event.loads_behind = device_kind(e->device) == DEVICE_CPU;
-    snprintf(event.device, sizeof(event.device), "%s", device_name(e->device));
+    if (e->group == NULL)
+        snprintf(event.device, sizeof(event.device), "%s", device_name(e->device));
+    else
+        snprintf(event.device, sizeof(event.device), "%" PRIu32 " x %.50s", hello->ranks,
+                 device_name(e->device));
     engine_send(e, &event, sizeof(event));
     return e;
 }
@@ -482,6 +480,10 @@ void engine_destroy(struct engine *e)
 {
     if (e == NULL)
         return;
+    if (e->group != NULL && group_stop(e->group) != 0) {
+        log_error("instance %s: its ranks are stuck, and keep their memory", e->instance);
+        return;
+    }
     if (e->pages != NULL && e->sequences.pool != NULL)
         sequence_list_clear(&e->sequences);
     if (e->residency.arena != NULL)
@@ -493,6 +495,7 @@ void engine_destroy(struct engine *e)
     swap_close(&e->swap);
     flight_close(&e->flight);
     workspace_clear(&e->workspace);
+    group_destroy(e->group);
     device_destroy(e->device);
     sampler_destroy(e->sampler);
     free(e);
@@ -565,7 +568,7 @@ int engine_serve(int fd, struct error *err)
     if (e == NULL)
         return -1;
     log_info("instance %s: %s, %" PRIu64 " MiB", e->instance, device_name(e->device),
-             arena_handles(e->arena) * arena_handle_bytes(e->arena) >> 20);
+             arena_bytes(e->arena, arena_handles(e->arena)) >> 20);
     while (!e->gone && !take_orders(e)) {
         swap_advance(&e->swap, e->swap.stride);
         if (e->turn_count > 0)

@@ -8,6 +8,7 @@
 #define MP_ENGINE_ENGINE_H
 
 #include "engine/channel.h"
+#include "engine/group.h"
 #include "engine/sampler.h"
 #include "engine/step.h"
 #include "engine/swap.h"
@@ -27,8 +28,9 @@ struct engine {
     struct channel channel;
     char instance[64];
     uint32_t max_batch;
-    uint32_t rows_max; /* of a step: what the device takes, less in tests */
-    struct device *device;
+    uint32_t rows_max;     /* of a step: what the device takes, less in tests */
+    struct device *device; /* rank 0's */
+    struct group *group;   /* NULL: the instance has one rank */
     struct arena *arena;
     struct pages *pages;
     struct prefix_cache *prefixes;
@@ -46,6 +48,12 @@ struct engine {
 /* Everything but models: device, arena, pools.  Needs a hello of our version: UNSUPPORTED else. */
 struct engine *engine_create(int fd, const struct order_hello *hello, struct error *err);
 void engine_destroy(struct engine *e);
+
+/* What engine_create() consists of, in engine_ranks.c: may there be so many ranks?  A rank's
+ * device; the other ranks and the arena, once e->rows_max is set. */
+int engine_check_ranks(const struct order_hello *hello, struct error *err);
+struct device *engine_device(const struct order_hello *hello, uint32_t rank, struct error *err);
+int engine_open_ranks(struct engine *e, const struct order_hello *hello, struct error *err);
 
 /* Take one checked order, with the descriptors that came with it (not kept).  What cannot
  * be done is answered by an event, or logged where there is none.  1: it was ORDER_QUIT. */

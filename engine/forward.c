@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/group.h"
+
 /* Buffers have no elements of their own: `element` bytes each. */
 static int buffer_fit(struct workspace *w, void **buffer, uint64_t *room, uint64_t rows,
                       uint64_t cols, uint32_t element, struct error *err)
@@ -36,6 +38,7 @@ int workspace_fit(struct workspace *w, const struct model *m, struct error *err)
     uint64_t q = (uint64_t)a->heads * a->head_dim, kv = (uint64_t)a->kv_heads * a->head_dim;
     uint64_t rows = w->rows_max, chosen = rows * a->experts_used;
     uint32_t operand = device_operand_bytes(w->device), f32 = sizeof(float);
+    uint32_t grouped = w->collective != NULL;
     const struct wanted wanted[] = {
         {(void **)&w->x, rows, a->width, f32},
         {&w->norm, rows, a->width, operand},
@@ -44,7 +47,7 @@ int workspace_fit(struct workspace *w, const struct model *m, struct error *err)
         {&w->proj, rows, a->width, operand},
         {&w->gate_up, rows, (uint64_t)2 * a->ffn, operand},
         {&w->act, rows, a->ffn, operand},
-        {(void **)&w->logits, w->heads_max, a->vocabulary, f32},
+        {(void **)&w->logits, w->rank == 0 ? w->heads_max : 0, a->vocabulary, f32},
         {(void **)&w->route, rows, a->experts, f32},
         {(void **)&w->route_share, chosen, 1, f32},
         {&w->expert_out, chosen, a->width, operand},
@@ -52,8 +55,12 @@ int workspace_fit(struct workspace *w, const struct model *m, struct error *err)
         /* Of models with experts. */
         {&w->gate_up, chosen, (uint64_t)2 * a->expert_ffn, operand},
         {&w->act, chosen, a->expert_ffn, operand},
+        /* Of groups. */
+        {(void **)&w->logits_part, grouped * w->heads_max,
+         w->rank == 0 ? a->vocabulary : m->head.rows, f32},
+        {(void **)&w->squares, grouped * rows, 2, f32},
     };
-    static const uint32_t room_of[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 5, 6};
+    static const uint32_t room_of[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 5, 6, 12, 13};
 
     for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
         if (buffer_fit(w, wanted[i].buffer, &w->room[room_of[i]], wanted[i].rows, wanted[i].cols,
@@ -72,8 +79,9 @@ void workspace_init(struct workspace *w, struct device *d, uint32_t rows_max, ui
 
 void workspace_clear(struct workspace *w)
 {
-    void *buffers[] = {w->x,   w->norm,   w->qkv,   w->attn,        w->proj,       w->gate_up,
-                       w->act, w->logits, w->route, w->route_share, w->expert_out, w->route_id};
+    void *buffers[] = {w->x,          w->norm,     w->qkv,         w->attn,   w->proj,
+                       w->gate_up,    w->act,      w->logits,      w->route,  w->route_share,
+                       w->expert_out, w->route_id, w->logits_part, w->squares};
 
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
         if (buffers[i] != NULL)
@@ -98,15 +106,40 @@ static void project(struct device *d, const struct layer_weights *lw, struct wor
                  lw->qkv_bias != NULL ? lw->qkv_bias + at : NULL, rows);
 }
 
-/* What a part of a layer gives: added to the residual stream at once, or, where it is normed first,
- * left in proj. */
+/* The ranks' parts of proj become their sum. */
+static void sum_proj(const struct model *m, struct workspace *w, uint32_t rows)
+{
+    if (w->collective != NULL)
+        collective_sum(w->collective, w->rank, w->proj, (uint64_t)rows * m->arch.width,
+                       device_operand(w->device));
+}
+
+/* What a part of a layer gives: added to the residual stream at once, or, where it is normed or
+ * summed over ranks first, left in proj. */
 static void close_part(const struct model *m, struct workspace *w, const void *x,
                        const struct weight *out, const float *post_norm, uint32_t rows)
 {
-    if (post_norm == NULL)
+    if (post_norm == NULL && w->collective == NULL)
         k_matmul_add(w->device, w->x, m->arch.residual_scale, x, out, rows);
     else
         k_matmul(w->device, w->proj, m->arch.width, x, out, NULL, rows);
+    sum_proj(m, w, rows);
+}
+
+/* A norm over all heads of q and k, of which this rank has some. */
+static void sum_squares(const struct model *m, struct workspace *w, struct qk_norm *norm,
+                        uint32_t rows)
+{
+    const struct arch *a = &m->arch;
+    uint32_t q = a->heads * a->head_dim, k = a->kv_heads * a->head_dim;
+
+    if (w->collective == NULL || a->qk_norm != QK_NORM_WIDTH)
+        return;
+    k_squares(w->device, w->squares, w->qkv, q + 2 * k, q, k, rows);
+    collective_sum(w->collective, w->rank, w->squares, (uint64_t)2 * rows, DTYPE_F32);
+    norm->squares = w->squares;
+    norm->q_all = q * m->shard.ranks;
+    norm->k_all = k * m->shard.ranks; /* of heads that several ranks have, as many squares */
 }
 
 /* x -> q, k, v, KV of this layer -> attn -> the residual stream, or proj. */
@@ -120,12 +153,13 @@ static void attention(const struct model *m, struct workspace *w, const struct f
     const struct arch_layer *al = &a->layer[layer];
     const struct attention how = {
         .scale = a->attn_scale, .softcap = a->attn_softcap, .window = al->window};
-    const struct qk_norm norm = {
+    struct qk_norm norm = {
         .q = lw->q_norm, .k = lw->k_norm, .eps = a->norm_eps, .width = a->qk_norm == QK_NORM_WIDTH};
     const struct kv_layout *kv = lw->cache_local ? &m->kv_local : &m->kv;
     const struct attn_step *step = lw->cache_local ? &in->local : &in->all;
 
     project(d, lw, w, x, in->rows);
+    sum_squares(m, w, &norm, in->rows);
     k_rope_kv(d, w->qkv, a->heads, a->qk_norm == QK_NORM_NONE ? NULL : &norm,
               al->rope == ARCH_NO_ROPE ? &no_rope : &m->rope[al->rope], kv, lw->cache_layer, step);
     k_attention(d, w->attn, w->qkv, a->heads, &how, kv, lw->cache_layer, step);
@@ -165,12 +199,27 @@ static void experts(const struct model *m, struct workspace *w, uint32_t rows,
     k_glu(d, w->act, w->gate_up, chosen, a->expert_ffn, (enum activation)a->activation);
     k_matmul_expert(d, w->expert_out, w->act, &lw->expert_down, w->route_id, chosen, 1);
     k_combine(d, w->proj, w->expert_out, w->route_share, rows, a->experts_used, a->width);
+    sum_proj(m, w, rows);
 }
 
 /* Whether a part of the layer leaves its result in proj for the norm behind it. */
 static const void *pending(const struct workspace *w, const float *post_norm, int moe)
 {
-    return post_norm != NULL || moe ? w->proj : NULL;
+    return post_norm != NULL || moe || w->collective != NULL ? w->proj : NULL;
+}
+
+/* Logits of normed rows: of ranks, each the tokens that it has, all to rank 0. */
+static void logits(const struct model *m, struct workspace *w, uint32_t rows)
+{
+    const struct arch *a = &m->arch;
+
+    k_matmul_f32(w->device, w->collective == NULL ? w->logits : w->logits_part, w->norm, &m->head,
+                 rows);
+    if (w->collective != NULL)
+        collective_gather(w->collective, w->rank, w->logits, w->logits_part, rows,
+                          m->vocabulary_firsts);
+    if (w->rank == 0 && (a->logit_scale < 1 || a->logit_scale > 1 || a->logit_softcap > 0))
+        k_scale(w->device, w->logits, rows, a->vocabulary, a->logit_scale, a->logit_softcap);
 }
 
 /* Last residual and norm of the rows that yield a token alone, gathered, then the head. */
@@ -190,21 +239,32 @@ static void head(const struct model *m, struct workspace *w, const struct forwar
                proj != NULL ? proj + row * width * bytes : NULL, a->residual_scale,
                last->ffn_post_norm, m->final_norm, n, a->width, a->norm_eps);
     }
-    if (in->head_count == 0)
-        return;
-    k_matmul_f32(d, w->logits, w->norm, &m->head, in->head_count);
-    if (a->logit_scale < 1 || a->logit_scale > 1 || a->logit_softcap > 0)
-        k_scale(d, w->logits, in->head_count, a->vocabulary, a->logit_scale, a->logit_softcap);
+    if (in->head_count > 0)
+        logits(m, w, in->head_count);
 }
 
-void forward_run(const struct model *m, struct workspace *w, const struct forward_input *in)
+/* Tokens' vectors: of ranks, each those that it has. */
+static void embed(const struct model *m, struct workspace *w, const struct forward_input *in)
+{
+    const struct arch *a = &m->arch;
+
+    if (w->collective == NULL) {
+        k_embed(w->device, w->x, &m->embedding, in->tokens, in->rows, a->embed_scale);
+        return;
+    }
+    k_embed_part(w->device, w->x, &m->embedding, m->vocabulary_firsts[w->rank], in->tokens,
+                 in->rows, a->embed_scale);
+    collective_sum(w->collective, w->rank, w->x, (uint64_t)in->rows * a->width, DTYPE_F32);
+}
+
+void forward_rank(const struct model *m, struct workspace *w, const struct forward_input *in)
 {
     struct device *d = w->device;
     const struct arch *a = &m->arch;
     const void *part = NULL;
     const float *part_norm = NULL;
 
-    k_embed(d, w->x, &m->embedding, in->tokens, in->rows, a->embed_scale);
+    embed(m, w, in);
     for (uint32_t i = 0; i < a->layers; i++) {
         const struct layer_weights *lw = &m->layers[i];
         k_norm(d, w->norm, w->x, part, a->residual_scale, part_norm, lw->attn_norm, in->rows,
@@ -220,4 +280,12 @@ void forward_run(const struct model *m, struct workspace *w, const struct forwar
         part_norm = lw->ffn_post_norm;
     }
     head(m, w, in);
+}
+
+void forward_run(const struct model *m, struct workspace *w, const struct forward_input *in)
+{
+    if (w->group != NULL)
+        group_forward(w->group, m, w, in);
+    else
+        forward_rank(m, w, in);
 }

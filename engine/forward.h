@@ -7,7 +7,10 @@
 #define MP_ENGINE_FORWARD_H
 
 #include "engine/weights.h"
+#include "kernels/collective.h"
 #include "kernels/kernels.h"
+
+struct group;
 
 /* Sequences of a step, and the rows that yield a token. */
 #define STEP_BATCH_MAX 256u
@@ -23,6 +26,15 @@ struct forward_input {
     struct attn_step local;    /* the same with their pages of the model's kv_local */
     const uint32_t *head_rows; /* rows whose logits are wanted, ascending */
     uint32_t head_count;
+    /* For the other ranks of a group (group.h): the host's side of what tokens, seqs and pages
+     * point into, with the tables at its end; the number of the step among those in flight; whether
+     * tokens are fed; and where the device is to put the step's picks, NULL: it picks none. */
+    const uint8_t *plan;
+    uint64_t plan_bytes, table_at;
+    uint32_t slot;
+    int fed;
+    uint32_t *picked;
+    const struct sample *samples; /* [head_count], device memory */
 };
 
 /* Activations in device memory, one row a token; shared by all models.  The three that are float32
@@ -32,7 +44,7 @@ struct workspace {
     uint32_t rows_max;   /* tokens of a step */
     uint32_t heads_max;  /* rows of logits */
     uint64_t generation; /* of the buffers' addresses */
-    uint64_t room[12];   /* bytes of each buffer below */
+    uint64_t room[14];   /* bytes of each buffer below */
     float *x;            /* [rows_max][width]: the residual stream */
     void *norm;          /* [rows_max][width] */
     void *qkv;           /* [rows_max][q + k + v] */
@@ -46,6 +58,12 @@ struct workspace {
     float *route_share; /* [rows_max][experts_used] */
     void *expert_out;   /* [rows_max][experts_used][width] */
     uint32_t *route_id; /* [rows_max][experts_used] */
+    /* Of a rank of a group (group.h); collective NULL: there is no other rank. */
+    struct collective *collective;
+    uint32_t rank;
+    struct group *group; /* rank 0's: it calls the others */
+    float *logits_part;  /* [heads_max][the rank's part of the vocabulary; rank 0: all of it] */
+    float *squares;      /* [rows_max][2], of q and k */
 };
 
 /* An empty one, for steps of at most rows_max tokens, heads_max of which yield a token. */
@@ -59,5 +77,7 @@ void workspace_clear(struct workspace *w);
  * in w->logits + i * vocabulary.  The model is resident.  Does not wait.
  */
 void forward_run(const struct model *m, struct workspace *w, const struct forward_input *in);
+/* The same of one rank, by its own thread; m is its part of the model. */
+void forward_rank(const struct model *m, struct workspace *w, const struct forward_input *in);
 
 #endif

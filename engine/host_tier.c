@@ -33,7 +33,7 @@ int host_tier_hold(struct host_tier *t, struct residency *r, struct model *m, st
     struct error why = {0};
     struct model *other;
 
-    if (m->master != NULL || m->range_bytes > t->budget)
+    if (m->master != NULL || m->range_bytes > t->budget || m->part_count > 1)
         return 0;
     while (t->used + m->range_bytes > t->budget && (other = oldest(r, m)) != NULL)
         host_tier_drop(t, other);

@@ -98,14 +98,38 @@ static int read_files(struct loader *l, struct error *err)
     return rv;
 }
 
+static int read_one_part(void *context, uint64_t part, void *scratch, struct error *err)
+{
+    struct loader *l = context;
+
+    (void)scratch;
+    return model_read_part(l->m->parts[part], &l->cancel, &l->read, err);
+}
+
+/* Each rank's part of the files, by a thread of its own. */
+static int read_parts(struct loader *l, struct error *err)
+{
+    const struct crew crew = {.threads = l->m->part_count,
+                              .items = l->m->part_count,
+                              .work = read_one_part,
+                              .context = l,
+                              .cancel = &l->cancel};
+    int rv = crew_run(&crew, err);
+
+    l->file_bytes += atomic_load(&l->read);
+    return rv;
+}
+
 static int to_memory(struct loader *l, struct error *err)
 {
     struct model *m = l->m;
     struct error why = {0};
 
-    if (device_map(arena_device(m->arena), m->range, m->handles, m->handle_count, err) != 0)
+    if (model_map(m, err) != 0)
         return -1;
     l->mapped = 1;
+    if (m->part_count > 1)
+        return read_parts(l, err);
     if (m->copy.use == MASTER_READ) {
         if (copy_master(l, &why) == 0)
             return 0;

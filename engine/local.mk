@@ -9,8 +9,11 @@ engine_libengine_a_SOURCES = \
     engine/crew.h \
     engine/engine.c \
     engine/engine.h \
+    engine/engine_ranks.c \
     engine/forward.c \
     engine/forward.h \
+    engine/group.c \
+    engine/group.h \
     engine/host_tier.c \
     engine/host_tier.h \
     engine/loader.c \
@@ -33,6 +36,8 @@ engine_libengine_a_SOURCES = \
     engine/sampler.h \
     engine/sequence.c \
     engine/sequence.h \
+    engine/shard.c \
+    engine/shard.h \
     engine/share.c \
     engine/share.h \
     engine/step.c \
@@ -102,6 +107,7 @@ check_PROGRAMS += \
     tests/unit/kv_property_test \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
+    tests/unit/parallel_test \
     tests/unit/prefix_test \
     tests/unit/swap_test
 TESTS += \
@@ -119,6 +125,7 @@ TESTS += \
     tests/unit/kv_property_test \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
+    tests/unit/parallel_test \
     tests/unit/prefix_test \
     tests/unit/swap_test
 EXTRA_DIST += tests/golden/families
@@ -212,6 +219,18 @@ tests_unit_logprobs_test_LDADD = $(CMOCKA_LIBS) -lm
 tests_unit_pages_test_SOURCES = \
     tests/unit/pages_test.c
 tests_unit_pages_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_parallel_test_SOURCES = \
+    tests/unit/checkpoint_folder.c \
+    tests/unit/checkpoint_folder.h \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/fault.c \
+    tests/unit/fault.h \
+    tests/unit/parallel_test.c \
+    tests/unit/tiny_gguf.c \
+    tests/unit/tiny_gguf.h
+tests_unit_parallel_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_parallel_test_LDFLAGS = $(tests_unit_engine_tier_test_LDFLAGS)
 tests_unit_prefix_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \

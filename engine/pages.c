@@ -339,7 +339,7 @@ static int leave(struct pages *p, struct slab *s)
             continue;
         int idle = (*idle_word(p, s, i) & map_bit(i)) != 0;
         s->forward[i] = take_from(p, fullest(p, s->bytes, s));
-        device_copy(arena_device(p->arena), s->forward[i], page_at(p, s, i), s->bytes);
+        arena_copy(p->arena, s->forward[i], page_at(p, s, i), s->bytes);
         pages_set_idle(p, s->forward[i], idle);
     }
     p->live -= s->used;

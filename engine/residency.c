@@ -220,7 +220,7 @@ int residency_evict(struct residency *r, const struct model *keep, const struct 
 static int make_room(struct residency *r, struct model *m, const struct model *keep,
                      struct error *err)
 {
-    uint64_t room = arena_held(r->arena, ARENA_FREE), size = arena_handle_bytes(r->arena);
+    uint64_t room = arena_held(r->arena, ARENA_FREE), size = arena_bytes(r->arena, 1);
 
     for (uint32_t i = 0; i < r->count; i++)
         if (may_go(r->models[i], keep) || (r->behind.m == r->models[i] && r->behind.to_memory))

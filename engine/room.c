@@ -4,11 +4,15 @@
 #include "engine/swap.h"
 
 /* Live pages move together until so many handles are free.  Steps in flight read them where they
- * were, before the copies do: the device works in order. */
+ * were, before the copies do: the device works in order.  Not on several GPUs, where it was not
+ * tried. */
 static int squeeze(struct sequence_list *l, uint32_t handles)
 {
+    const struct arena *a = pages_arena(l->pool);
     struct sequence *s;
 
+    if (arena_ranks(a) > 1 && device_kind(arena_device(a)) != DEVICE_CPU)
+        return 0;
     swap_hold(l->swap);
     if (pages_squeeze(l->pool, handles) == 0)
         return 0;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "engine/group.h"
 #include "engine/room.h"
 #include "engine/share.h"
 
@@ -355,6 +356,11 @@ void step_input(struct flight *f, struct step *st, struct forward_input *in)
 {
     send_plan(f, st);
     describe(f, in, st->rows, st->run_count, st->longest);
+    in->plan = (const uint8_t *)st->plan.tokens;
+    in->plan_bytes = plan_size(f, st->table_used);
+    in->table_at = plan_size(f, 0);
+    in->slot = (uint32_t)(st - f->steps);
+    in->fed = st->fed > 0;
     in->head_rows = st->head_rows;
     in->head_count = st->head_count;
 }
@@ -433,8 +439,12 @@ void step_launch(struct flight *f, struct step *st, struct sequence_list *seqs, 
         step_input(f, st, &in);
         if (st->fed > 0)
             k_feed(d, f->there.tokens, f->picked, st->rows);
+        if (f->group != NULL) { /* whose ranks all need the picks */
+            in.picked = f->picked;
+            in.samples = f->there.samples;
+        }
         forward_run(st->model, w, &in);
-        if (f->picked != NULL && st->head_count > 0)
+        if (f->group == NULL && f->picked != NULL && st->head_count > 0)
             ask_picks(f, w, (uint32_t)vocabulary, st->head_count);
     }
     if (f->picked == NULL)
@@ -456,6 +466,8 @@ int step_wait(struct flight *f, struct step **st, struct error *err)
     device_wait(f->device, f->first);
     f->first = (f->first + 1) % f->depth;
     f->count--;
+    if (f->group != NULL && group_failed(f->group, err) != 0)
+        return -1;
     return device_failed(f->device, err);
 }
 
@@ -483,7 +495,7 @@ int step_record(struct flight *f, struct model *m, struct workspace *w, struct e
 {
     uint64_t generation = f->generation + w->generation;
 
-    if (f->picked == NULL || m->graphs_generation == generation)
+    if (f->picked == NULL || f->group != NULL || m->graphs_generation == generation)
         return 0;
     for (uint32_t i = 0; i < MODEL_GRAPHS; i++) {
         device_graph_free(f->device, m->graphs[i]);

@@ -59,6 +59,7 @@ struct flight {
     uint32_t *picked;                  /* [STEP_BATCH_MAX] on the device; NULL on a CPU */
     uint64_t plan_bytes, logits_bytes; /* that each plan, each step's logits have room for */
     uint64_t generation;               /* of the addresses on the device */
+    struct group *group;               /* of an instance of several ranks, or NULL */
 };
 
 struct step_choice { /* what a step may hold */

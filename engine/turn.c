@@ -234,15 +234,14 @@ int turn_ever_fits(const struct engine *e, const struct model *m, uint32_t token
                    size_t room)
 {
     uint64_t handles = model_kv_handles(m, tokens, e->rows_max) + m->handle_count;
-    uint64_t size = arena_handle_bytes(e->arena);
 
     if (handles <= arena_handles(e->arena))
         return 1;
     snprintf(text, room,
              "%" PRIu32 " tokens of model %s need %" PRIu64 " MiB with its weights; Memory= of "
              "instance %s is %" PRIu64 " MiB: raise it, or lower MaxContext=",
-             tokens, m->name, handles * size >> 20, e->instance,
-             arena_handles(e->arena) * size >> 20);
+             tokens, m->name, arena_bytes(e->arena, handles) >> 20, e->instance,
+             arena_bytes(e->arena, arena_handles(e->arena)) >> 20);
     return 0;
 }
 

@@ -18,6 +18,7 @@
 struct layout {
     struct model *m;
     const struct source *source;
+    const struct arch *full; /* the whole model's settings, as the source stores it */
     uint64_t cursor;
     uint32_t room;
     struct error *err;
@@ -64,12 +65,13 @@ static int check_ref(const struct layout *l, const struct arch_ref *ref)
 }
 
 /* The rows of FP8 that are to be copied have scales. */
-static struct f8_copy describe_f8(const struct arch_ref *ref)
+static struct f8_copy describe_f8(const struct arch_ref *ref, const struct shard_columns *part)
 {
     const struct source_tensor *t = ref->tensor, *s = t->scale;
 
-    return (struct f8_copy){.cols = t->shape[0],
+    return (struct f8_copy){.cols = part->count,
                             .first_row = ref->first,
+                            .first_col = part->first,
                             .scale_rows = t->scale_rows,
                             .scale_cols = t->scale_cols,
                             .tile_rows = (t->shape[1] + t->scale_rows - 1) / t->scale_rows,
@@ -79,15 +81,27 @@ static struct f8_copy describe_f8(const struct arch_ref *ref)
                             .from = s->offset};
 }
 
-/* Give a matrix the place at the cursor. */
-static int place_ref(struct layout *l, const struct arch_ref *r, struct weight *w)
+/* The copy takes some columns alone: `stored` bytes are a whole row's. */
+static void slice_copy(struct tensor_copy *c, const struct shard_columns *part, uint64_t stored)
 {
-    const struct arch_ref ref = *r;
+    int f8 = c->type == DTYPE_F8;
+
+    c->pitch = stored;
+    c->slice = f8 ? part->count : dtype_row_bytes(c->type, part->count);
+    c->from += f8 ? part->first : dtype_row_bytes(c->type, part->first);
+}
+
+/* Give a matrix, or this rank's part of it, the place at the cursor. */
+static int place_ref(struct layout *l, enum role role, const struct arch_ref *r, struct weight *w)
+{
+    struct arch_ref ref = *r;
     const struct source_tensor *t = ref.tensor;
+    struct shard_columns part;
     uint64_t row_bytes, stored, bytes;
     int f8 = t->type == DTYPE_F8;
 
-    if (check_ref(l, &ref) != 0)
+    shard_narrow(l->full, l->m->shard, role, &ref, t->shape[0], &part);
+    if (check_ref(l, &ref) != 0 || shard_check_blocks(t, l->m->shard, &part, l->err) != 0)
         return -1;
     if (f8 && device_kind(arena_device(l->m->arena)) != DEVICE_CPU)
         return error_set(
@@ -95,9 +109,10 @@ static int place_ref(struct layout *l, const struct arch_ref *r, struct weight *
             "tensor %s: stored as FP8 (F8_E4M3), which a GPU does not take yet; use the "
             "checkpoint in BF16, or an instance with Device=cpu",
             t->name);
-    row_bytes = dtype_row_bytes(t->type, t->shape[0]);
-    stored = f8 ? t->shape[0] : row_bytes;
-    if (t->dims == 1 || row_bytes == 0 || ref.count > UINT32_MAX || t->shape[0] > ENGINE_COLS_MAX)
+    row_bytes = dtype_row_bytes(t->type, part.count);
+    stored = f8 ? t->shape[0] : dtype_row_bytes(t->type, t->shape[0]);
+    if (t->dims == 1 || row_bytes == 0 || stored == 0 || ref.count > UINT32_MAX ||
+        t->shape[0] > ENGINE_COLS_MAX)
         return error_set(l->err, STATUS_UNSUPPORTED,
                          "tensor %s: no kernel for %" PRIu64 " rows of %" PRIu64
                          " elements of type %" PRIu32 " (at most %u elements a row)",
@@ -112,12 +127,14 @@ static int place_ref(struct layout *l, const struct arch_ref *r, struct weight *
         return -1;
     c->from += ref.first * stored;
     c->bytes = bytes;
+    if (part.count != t->shape[0])
+        slice_copy(c, &part, stored);
     if (f8)
-        c->f8 = describe_f8(&ref);
+        c->f8 = describe_f8(&ref, &part);
     *w = (struct weight){.data = (void *)(uintptr_t)l->cursor,
                          .dtype = (enum dtype)t->type,
                          .rows = (uint32_t)ref.count,
-                         .cols = (uint32_t)t->shape[0]};
+                         .cols = (uint32_t)part.count};
     l->cursor += bytes;
     return 0;
 }
@@ -131,21 +148,23 @@ static int layout_place(struct layout *l, enum role role, uint32_t layer, struct
     struct arch_ref ref;
 
     memset(w, 0, sizeof(*w));
-    if (!arch_tensor(&l->m->arch, l->source, role, layer, &ref))
+    if (!arch_tensor(l->full, l->source, role, layer, &ref))
         return 0;
-    return place_ref(l, &ref, w);
+    return place_ref(l, role, &ref, w);
 }
 
 /* A vector of float32, such as a norm: kernels take no other type there, so F16 and BF16 are
  * converted at load.  Placed at the cursor; *len 0: the model has none. */
 static int place_vector(struct layout *l, enum role role, uint32_t layer, float add, uint64_t *len)
 {
+    struct shard_columns part;
     struct arch_ref ref;
 
     *len = 0;
-    if (!arch_tensor(&l->m->arch, l->source, role, layer, &ref))
+    if (!arch_tensor(l->full, l->source, role, layer, &ref))
         return 0;
     const struct source_tensor *t = ref.tensor;
+    shard_narrow(l->full, l->m->shard, role, &ref, 1, &part);
     if (check_ref(l, &ref) != 0)
         return -1;
     uint64_t element = t->type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -232,10 +251,10 @@ static int layout_experts(struct layout *l, uint32_t layer, const enum role *rol
         struct weight parts[2];
         for (uint32_t i = 0; i < count; i++) {
             struct arch_ref ref;
-            if (!arch_expert(&l->m->arch, l->source, roles[i], layer, e, &ref))
+            if (!arch_expert(l->full, l->source, roles[i], layer, e, &ref))
                 return error_set(l->err, STATUS_CORRUPT,
                                  "layer %" PRIu32 ": expert %" PRIu32 " lacks a matrix", layer, e);
-            if (place_ref(l, &ref, &parts[i]) != 0)
+            if (place_ref(l, roles[i], &ref, &parts[i]) != 0)
                 return -1;
         }
         struct weight joined = weight_join(parts, count);
@@ -294,9 +313,10 @@ static int layout_layer(struct layout *l, uint32_t i, struct layer_weights *w)
     return layout_matrix(l, ROLE_DOWN, i, &w->down);
 }
 
-static int model_layout(struct model *m, const struct source *source, struct error *err)
+static int model_layout(struct model *m, const struct source *source, const struct arch *full,
+                        struct error *err)
 {
-    struct layout l = {.m = m, .source = source, .err = err};
+    struct layout l = {.m = m, .source = source, .full = full, .err = err};
 
     if (layout_matrix(&l, ROLE_EMBEDDING, 0, &m->embedding) != 0)
         return -1;
@@ -469,71 +489,132 @@ static uint64_t layout_digest(const struct model *m)
         memcpy(&add, &c->add, sizeof(add));
         const uint64_t what[] = {c->file, c->type, c->convert != 0, add, c->from, c->to, c->bytes};
         sum = checksum64(what, sizeof(what), sum);
+        if (c->pitch != 0)
+            sum = checksum64(&c->pitch, sizeof(c->pitch), sum);
         if (c->f8.cols != 0)
             sum = checksum64(&c->f8, sizeof(c->f8), sum); /* it has no padding */
     }
     return sum;
 }
 
+/* Settings and layout of a part, of which only the rank is known. */
+static int part_describe(struct model *m, const struct source *source, const struct arch *full,
+                         const struct order_model *order, struct error *err)
+{
+    shard_arch(&m->arch, full, m->shard);
+    for (uint32_t i = 0; i <= m->shard.ranks; i++)
+        m->vocabulary_firsts[i] = shard_first_token(full, i, m->shard.ranks);
+    if (model_describe(m, order, err) != 0)
+        return -1;
+    m->layers = calloc(m->arch.layers, sizeof(*m->layers));
+    if (m->layers == NULL)
+        return error_set(err, STATUS_NOMEM, "no memory for the tables of model %s", order->name);
+    describe_caches(m);
+    return model_layout(m, source, full, err);
+}
+
+/* The other ranks' parts of m, and what they have in common. */
+static int add_parts(struct model *m, const struct source *source, const struct arch *full,
+                     const struct order_model *order, struct error *err)
+{
+    for (uint32_t i = 1; i < m->shard.ranks; i++) {
+        struct model *part = calloc(1, sizeof(*part));
+        if (part == NULL)
+            return error_set(err, STATUS_NOMEM, "no memory for the tables of model %s",
+                             order->name);
+        part->arena = m->arena;
+        part->shard = (struct shard){.rank = i, .ranks = m->shard.ranks};
+        m->parts[m->part_count++] = part;
+        if (part_describe(part, source, full, order, err) != 0)
+            return -1;
+        m->weight_bytes += part->weight_bytes;
+        if (m->handle_count < part->handle_count)
+            m->handle_count = part->handle_count;
+    }
+    for (uint32_t i = 1; i < m->part_count; i++) {
+        m->parts[i]->handle_count = m->handle_count;
+        memcpy(m->parts[i]->fds, m->fds, sizeof(m->fds)); /* m's to close */
+    }
+    return 0;
+}
+
+static int reserve_ranges(struct model *m, struct error *err)
+{
+    m->handles = calloc(m->handle_count, sizeof(*m->handles));
+    if (m->handles == NULL)
+        return error_set(err, STATUS_NOMEM, "no memory for the tables of model %s", m->name);
+    for (uint32_t i = 0; i < m->part_count; i++) {
+        struct model *part = m->parts[i];
+        part->range =
+            device_reserve(model_device(part), m->handle_count * arena_handle_bytes(m->arena), err);
+        if (part->range == NULL)
+            return -1;
+        model_rebase(part);
+    }
+    return 0;
+}
+
 struct model *model_open(const struct channel_files *files, const struct order_model *order,
                          struct arena *arena, uint32_t owner, struct error *err)
 {
     struct source *source = NULL;
+    struct arch *full = malloc(sizeof(*full));
     struct model *m = calloc(1, sizeof(*m));
 
-    if (m == NULL)
+    if (m == NULL || full == NULL)
         goto nomem;
     m->arena = arena;
     m->owner = owner;
+    m->shard.ranks = arena_ranks(arena);
+    m->parts[m->part_count++] = m;
     m->fd_count = files->count;
     for (uint32_t i = 0; i < files->count; i++)
         m->fds[i] = -1;
     source = open_source(files, order, err);
-    if (source == NULL || arch_read(&m->arch, source, err) != 0 ||
-        model_describe(m, order, err) != 0)
+    if (source == NULL || arch_read(full, source, err) != 0 ||
+        shard_check(full, m->shard.ranks, order->name, err) != 0 ||
+        part_describe(m, source, full, order, err) != 0 || keep_files(m, files, order, err) != 0 ||
+        add_parts(m, source, full, order, err) != 0 || reserve_ranges(m, err) != 0)
         goto fail;
-    m->layers = calloc(m->arch.layers, sizeof(*m->layers));
-    if (m->layers == NULL)
-        goto nomem;
-    describe_caches(m);
-    if (model_layout(m, source, err) != 0)
-        goto fail;
-    m->handles = calloc(m->handle_count, sizeof(*m->handles));
-    if (m->handles == NULL)
-        goto nomem;
-    m->range =
-        device_reserve(arena_device(arena), m->handle_count * arena_handle_bytes(arena), err);
-    if (m->range == NULL || keep_files(m, files, order, err) != 0)
-        goto fail;
-    model_rebase(m);
     m->layout = layout_digest(m);
     m->pinned = (order->flags & MODEL_PINNED) != 0;
     source_close(source);
+    free(full);
     return m;
 nomem:
     error_set(err, STATUS_NOMEM, "no memory for the tables of model %s", order->name);
 fail:
     source_close(source);
+    free(full);
     model_close(m);
     return NULL;
+}
+
+static void part_close(struct model *m)
+{
+    for (uint32_t i = 0; i < MODEL_GRAPHS; i++)
+        device_graph_free(model_device(m), m->graphs[i]);
+    if (m->range != NULL)
+        device_release(model_device(m), m->range, m->handle_count * arena_handle_bytes(m->arena));
+    free(m->copies);
+    free(m->layers);
 }
 
 void model_close(struct model *m)
 {
     if (m == NULL)
         return;
-    for (uint32_t i = 0; i < MODEL_GRAPHS; i++)
-        device_graph_free(arena_device(m->arena), m->graphs[i]);
-    if (m->range != NULL)
-        device_release(arena_device(m->arena), m->range,
-                       m->handle_count * arena_handle_bytes(m->arena));
+    for (uint32_t i = 1; i < m->part_count; i++) {
+        part_close(m->parts[i]);
+        free(m->parts[i]);
+    }
+    if (m->arena != NULL)
+        part_close(m);
     master_drop(&m->copy);
     for (uint32_t i = 0; i < m->fd_count; i++)
         if (m->fds[i] >= 0)
             close(m->fds[i]);
     free(m->handles);
-    free(m->copies);
-    free(m->layers);
     free(m);
 }
 

@@ -10,10 +10,14 @@
 #ifndef MP_ENGINE_WEIGHTS_H
 #define MP_ENGINE_WEIGHTS_H
 
+#include <stdatomic.h>
+
 #include "common/order.h"
 #include "engine/arena.h"
 #include "engine/channel.h"
 #include "engine/master.h"
+#include "engine/shard.h"
+#include "kernels/collective.h"
 #include "kernels/kernels.h"
 #include "model/arch.h"
 
@@ -54,8 +58,15 @@ struct model {
     char name[64];
     int fds[ORDER_FILES_MAX]; /* of the files with weights; -1: of another kind */
     uint32_t fd_count;
-    struct arch arch;
+    struct arch arch; /* heads and widths are those of its part */
     uint32_t max_context;
+    /* Which part it is, and from which token on each part has the vocabulary.  What the engine
+     * knows as a model is the first part, which names them all, itself first; a whole model is one
+     * part.  The others have layout, range and layers of their own, and the first one's handles. */
+    struct shard shard;
+    uint32_t vocabulary_firsts[COLLECTIVE_RANKS_MAX + 1]; /* of each part, and the end */
+    struct model *parts[COLLECTIVE_RANKS_MAX];
+    uint32_t part_count;
     /* Two kinds of pages: of the layers that see all positions (of all layers, where each has a
      * window), and of those with a window beside others (layers 0: there are none). Of positions
      * that no later token sees the pages are given back: window is how many one does, 0 all. */
@@ -69,7 +80,7 @@ struct model {
 
     struct tensor_copy *copies;
     uint32_t copy_count;
-    uint64_t weight_bytes; /* that a load copies */
+    uint64_t weight_bytes; /* that a load copies, of all parts */
 
     struct arena *arena;
     uint8_t *range;
@@ -88,16 +99,23 @@ struct model {
     uint64_t graphs_generation;
 };
 
+/* The device that holds this part. */
+static inline struct device *model_device(const struct model *m)
+{
+    return arena_rank_device(m->arena, m->shard.rank);
+}
+
 /*
  * Read the files (which stay the caller's; duplicates are kept) as the order asks.
- * owner: the model's number in the arena.  UNSUPPORTED or CORRUPT names the key or tensor.
+ * owner: the model's number in the arena.  UNSUPPORTED or CORRUPT names the key or tensor.  Of an
+ * arena of several ranks the model has as many parts.
  */
 struct model *model_open(const struct channel_files *files, const struct order_model *order,
                          struct arena *arena, uint32_t owner, struct error *err);
 /* The model must not be resident. */
 void model_close(struct model *m);
 
-/* Bytes of KV of one token. */
+/* Bytes of KV of one token, in this part. */
 uint64_t model_kv_token_bytes(const struct model *m);
 /* Handles that a sequence of so many tokens takes for its pages, when it is alone and a step has up
  * to step_rows of its tokens. */
@@ -105,6 +123,11 @@ uint64_t model_kv_handles(const struct model *m, uint64_t tokens, uint32_t step_
 
 /* Read all tensors to `to`, as they lie in the range.  CORRUPT or IO names the tensor. */
 int model_read(const struct model *m, uint8_t *to, struct error *err);
+
+/* The same of one part, on a CPU, to where it is mapped.  *read counts bytes of the files while it
+ * goes on; *cancel ends it, UNAVAILABLE. */
+int model_read_part(const struct model *part, atomic_int *cancel, atomic_uint_fast64_t *read,
+                    struct error *err);
 
 /* Where weights wait between file and device: nothing on a CPU, whose memory is read into. */
 struct staging {
@@ -123,6 +146,8 @@ void staging_close(struct staging *s);
 
 /* Take handles; EXHAUSTED if too few are free.  And give them back, unmapped first. */
 int model_take(struct model *m, struct error *err);
+/* Map them for all parts. */
+int model_map(struct model *m, struct error *err);
 void model_give(struct model *m, int mapped);
 
 /* On a GPU: take handles, map them and copy the weights in, from the master copy if there is one.

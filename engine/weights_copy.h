@@ -14,6 +14,7 @@ struct model;
 struct f8_copy {
     uint64_t cols;
     uint64_t first_row;              /* of the stored tensor: the copy may be some of its rows */
+    uint64_t first_col;              /* of the stored tensor: or of its columns, whole F8_BLOCKs */
     uint64_t scale_rows, scale_cols; /* that share a scale: a tile */
     uint64_t tile_rows, tiles;       /* rows of tiles, and tiles in each: the stored scales */
     uint32_t file, type;             /* of the scales: F32, F16 or BF16 */
@@ -29,12 +30,23 @@ struct tensor_copy {
     uint64_t from;  /* in the file */
     uint64_t to;    /* in the range */
     uint64_t bytes; /* in the range */
+    /* Some columns of a matrix (shard.h): so many stored bytes of each row, of which one begins so
+     * many bytes behind the last.  pitch 0: all columns, one piece. */
+    uint64_t slice, pitch;
     struct f8_copy f8;
 };
 
 /* `bytes` bytes of the tensor's file into memory; IO or CORRUPT names the tensor. */
 int read_weights(const struct model *m, const struct tensor_copy *c, void *to, uint64_t from,
                  uint64_t bytes, struct error *err);
+/* What is stored of `count` of a matrix's rows, from row `first` on: of a slice, or of f8.cols
+ * codes. */
+int read_rows(const struct model *m, const struct tensor_copy *c, uint64_t row_bytes, void *to,
+              uint64_t first, uint64_t count, struct error *err);
+/* Bytes [at, at + bytes) of a tensor as it lies in the range: whole rows of FP8 and of slices,
+ * whole vectors. */
+int read_part(const struct model *m, const struct tensor_copy *c, uint8_t *to, uint64_t at,
+              uint64_t bytes, struct error *err);
 /* A stored F32, F16 or BF16. */
 float stored_element(const unsigned char *at, uint32_t type);
 /* Of a matrix of FP8: bytes of its codes in the file. */

@@ -48,7 +48,7 @@ static int put_scales(const struct model *m, const struct tensor_copy *c, struct
         return -1;
     const unsigned char *stored = w->scales + (tile_row - w->first) * f->tiles * size;
     for (uint64_t b = 0; b * F8_BLOCK < f->cols; b++) {
-        uint64_t tile = b * F8_BLOCK / f->scale_cols;
+        uint64_t tile = (f->first_col + b * F8_BLOCK) / f->scale_cols;
         float scale = stored_element(stored + tile * size, f->type);
         if (!(scale >= 0 && scale <= F8_SCALE_MAX))
             return error_set(err, STATUS_CORRUPT,
@@ -111,8 +111,7 @@ int f8_read(const struct model *m, const struct tensor_copy *c, uint8_t *to, uin
 
     for (uint64_t at = 0; at < count; at += n, to += n * bytes) {
         n = count - at < chunk ? count - at : chunk;
-        if (read_weights(m, c, to + n * (bytes - cols), c->from + (first + at) * cols, n * cols,
-                         err) != 0 ||
+        if (read_rows(m, c, cols, to + n * (bytes - cols), first + at, n, err) != 0 ||
             f8_spread(m, c, to, first + at, n, err) != 0)
             return -1;
     }

@@ -1,6 +1,7 @@
 /* weights_load.c - a model's weights from its files into its range, and out of it again */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,6 +10,8 @@
 
 /* Of a master copy that goes over the wire at once. */
 #define MASTER_PIECE ((uint64_t)64 << 20)
+/* Of rows that are read for a slice of them: one row at least. */
+#define SLICES_BYTES ((uint64_t)256 << 10)
 
 int read_weights(const struct model *m, const struct tensor_copy *c, void *to, uint64_t from,
                  uint64_t bytes, struct error *err)
@@ -31,6 +34,30 @@ int read_weights(const struct model *m, const struct tensor_copy *c, void *to, u
         done += (uint64_t)n;
     }
     return 0;
+}
+
+int read_rows(const struct model *m, const struct tensor_copy *c, uint64_t row_bytes, void *to,
+              uint64_t first, uint64_t count, struct error *err)
+{
+    uint64_t most = c->pitch == 0 || c->pitch >= SLICES_BYTES ? 1 : SLICES_BYTES / c->pitch;
+    uint8_t *rows;
+    int rv = 0;
+
+    if (c->pitch == 0)
+        return read_weights(m, c, to, c->from + first * row_bytes, count * row_bytes, err);
+    rows = malloc((most - 1) * c->pitch + c->slice);
+    if (rows == NULL)
+        return error_set(err, STATUS_NOMEM, "model %s: no memory to read tensor %s", m->name,
+                         c->name);
+    for (uint64_t at = 0, n; rv == 0 && at < count; at += n) {
+        n = count - at < most ? count - at : most;
+        rv = read_weights(m, c, rows, c->from + (first + at) * c->pitch,
+                          (n - 1) * c->pitch + c->slice, err);
+        for (uint64_t i = 0; rv == 0 && i < n; i++)
+            memcpy((uint8_t *)to + (at + i) * c->slice, rows + i * c->pitch, c->slice);
+    }
+    free(rows);
+    return rv;
 }
 
 /* IEEE 754 binary16 to binary32; every value has one. */
@@ -67,9 +94,9 @@ float stored_element(const unsigned char *at, uint32_t type)
     return f;
 }
 
-int model_tune(const struct model *m, struct error *err)
+static int tune_part(const struct model *m, struct error *err)
 {
-    struct device *d = arena_device(m->arena);
+    struct device *d = model_device(m);
 
     for (uint32_t i = 0; i < m->arch.layers; i++) {
         const struct layer_weights *w = &m->layers[i];
@@ -86,6 +113,14 @@ int model_tune(const struct model *m, struct error *err)
                 return -1;
     }
     return device_tune(d, &m->head, err);
+}
+
+int model_tune(const struct model *m, struct error *err)
+{
+    for (uint32_t i = 0; i < m->part_count; i++)
+        if (tune_part(m->parts[i], err) != 0)
+            return -1;
+    return 0;
 }
 
 int staging_open(struct staging *s, struct device *d, struct error *err)
@@ -149,9 +184,8 @@ static int convert_vector(const struct model *m, const struct tensor_copy *c, fl
     return 0;
 }
 
-/* Bytes [at, at + bytes) of a tensor as it lies in the range: whole rows of FP8, whole vectors. */
-static int read_part(const struct model *m, const struct tensor_copy *c, uint8_t *to, uint64_t at,
-                     uint64_t bytes, struct error *err)
+int read_part(const struct model *m, const struct tensor_copy *c, uint8_t *to, uint64_t at,
+              uint64_t bytes, struct error *err)
 {
     uint64_t row = c->f8.cols != 0 ? dtype_row_bytes(DTYPE_F8, c->f8.cols) : 0;
 
@@ -159,6 +193,8 @@ static int read_part(const struct model *m, const struct tensor_copy *c, uint8_t
         return f8_read(m, c, to, at / row, bytes / row, err);
     if (c->convert)
         return convert_vector(m, c, (float *)(void *)to, err);
+    if (c->pitch != 0)
+        return read_rows(m, c, c->slice, to, at / c->slice, bytes / c->slice, err);
     return read_weights(m, c, to, c->from + at, bytes, err);
 }
 
@@ -168,6 +204,21 @@ int model_read(const struct model *m, uint8_t *to, struct error *err)
         const struct tensor_copy *c = &m->copies[i];
         if (read_part(m, c, to + c->to, 0, c->bytes, err) != 0)
             return -1;
+    }
+    return 0;
+}
+
+int model_read_part(const struct model *part, atomic_int *cancel, atomic_uint_fast64_t *read,
+                    struct error *err)
+{
+    for (uint32_t i = 0; i < part->copy_count; i++) {
+        const struct tensor_copy *c = &part->copies[i];
+        if (atomic_load(cancel))
+            return error_set(err, STATUS_UNAVAILABLE, "model %s: its load was called off",
+                             part->name);
+        if (read_part(part, c, part->range + c->to, 0, c->bytes, err) != 0)
+            return -1;
+        atomic_fetch_add(read, c->bytes);
     }
     return 0;
 }
@@ -218,26 +269,43 @@ int model_take(struct model *m, struct error *err)
                      m->handle_count, arena_held(a, ARENA_FREE));
 }
 
+int model_map(struct model *m, struct error *err)
+{
+    for (uint32_t i = 0; i < m->part_count; i++) {
+        if (device_map(model_device(m->parts[i]), m->parts[i]->range, m->handles, m->handle_count,
+                       err) == 0)
+            continue;
+        while (i-- > 0)
+            device_unmap(model_device(m->parts[i]), m->parts[i]->range, m->handle_count);
+        return -1;
+    }
+    return 0;
+}
+
 void model_give(struct model *m, int mapped)
 {
-    if (mapped)
-        device_unmap(arena_device(m->arena), m->range, m->handle_count);
+    for (uint32_t i = 0; mapped && i < m->part_count; i++)
+        device_unmap(model_device(m->parts[i]), m->parts[i]->range, m->handle_count);
     for (uint32_t i = 0; i < m->handle_count; i++)
         arena_give(m->arena, m->owner, m->handles[i]);
 }
 
 int model_load(struct model *m, struct staging *s, struct error *err)
 {
-    s->next = 0; /* the last load has been waited for */
     if (model_take(m, err) != 0)
         return -1;
-    if (device_map(s->device, m->range, m->handles, m->handle_count, err) != 0) {
+    if (model_map(m, err) != 0) {
         model_give(m, 0);
         return -1;
     }
-    if (fill_range(m, s, err) != 0) {
-        model_give(m, 1);
-        return -1;
+    for (uint32_t i = 0; i < m->part_count; i++) {
+        struct staging part = *s;
+        part.device = model_device(m->parts[i]);
+        part.next = 0; /* the last load has been waited for */
+        if (fill_range(m->parts[i], &part, err) != 0) {
+            model_give(m, 1);
+            return -1;
+        }
     }
     m->resident = 1;
     return 0;

@@ -79,6 +79,11 @@ struct device_ops {
                           const uint32_t *expert_ids, uint32_t rows, uint32_t share);
     void (*combine)(struct device *d, void *out, const void *y, const float *expert_weights,
                     uint32_t rows, uint32_t top_k, uint32_t cols);
+    /* Of devices that work in groups (collective.h); NULL elsewhere. */
+    void (*embed_part)(struct device *d, float *out, const struct weight *table, uint32_t first,
+                       const uint32_t *tokens, uint32_t rows, float scale);
+    void (*squares)(struct device *d, float *out, const void *qkv, uint32_t stride, uint32_t q_cols,
+                    uint32_t k_cols, uint32_t rows);
 };
 
 struct device {

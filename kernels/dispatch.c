@@ -265,3 +265,15 @@ void k_combine(struct device *d, void *out, const void *y, const float *expert_w
 {
     d->ops->combine(d, out, y, expert_weights, rows, top_k, cols);
 }
+
+void k_embed_part(struct device *d, float *out, const struct weight *table, uint32_t first,
+                  const uint32_t *tokens, uint32_t rows, float scale)
+{
+    d->ops->embed_part(d, out, table, first, tokens, rows, scale);
+}
+
+void k_squares(struct device *d, float *out, const void *qkv, uint32_t stride, uint32_t q_cols,
+               uint32_t k_cols, uint32_t rows)
+{
+    d->ops->squares(d, out, qkv, stride, q_cols, k_cols, rows);
+}

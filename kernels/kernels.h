@@ -120,6 +120,10 @@ struct qk_norm {
     const float *q, *k; /* [head_dim], or [heads * head_dim]; device memory */
     float eps;
     int width; /* 1: over all heads of a token */
+    /* Where other devices have the other heads: the sums of the squares of q and of k over all of
+     * them, [rows][2] in device memory, and of how many elements.  NULL: all heads are here. */
+    const float *squares;
+    uint32_t q_all, k_all;
 };
 
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
@@ -143,6 +147,8 @@ enum precision {
  * without the instructions for PRECISION_FAST is exact; device_name() says which it is. */
 struct device *device_create(uint32_t threads, enum precision precision, uint32_t rows_max,
                              uint32_t cols_max, struct error *err);
+/* The threads of device_create(0). */
+uint32_t device_threads(void);
 /* A GPU by its number among those visible.  One stream; what the operations need is allocated here.
  * UNSUPPORTED: built without CUDA, or the GPU is older than compute capability 8.0; UNAVAILABLE: no
  * such GPU or no driver.  Its operations want rope->dims / 2 <= 512, head_dim a multiple of 4 and
@@ -302,5 +308,14 @@ void k_matmul_expert(struct device *d, void *out, const void *x, const struct we
 /* out[r] = sum over k, ascending, of expert_weights[r][k] * y[r][k], with y [rows][top_k][cols]. */
 void k_combine(struct device *d, void *out, const void *y, const float *expert_weights,
                uint32_t rows, uint32_t top_k, uint32_t cols);
+
+/* For devices that have a part of a model each (collective.h).  k_embed() of a table whose first
+ * row is that of token `first`: zeros for tokens that it lacks. */
+void k_embed_part(struct device *d, float *out, const struct weight *table, uint32_t first,
+                  const uint32_t *tokens, uint32_t rows, float scale);
+/* out [rows][2] = the sums of the squares of the first q_cols elements of each row of qkv, and of
+ * the k_cols behind them; rows of qkv `stride` apart.  Both in float32. */
+void k_squares(struct device *d, float *out, const void *qkv, uint32_t stride, uint32_t q_cols,
+               uint32_t k_cols, uint32_t rows);
 
 #endif

@@ -5,6 +5,9 @@ noinst_LIBRARIES += kernels/libkernels.a
 # copy of a loop the compiler fused.
 kernels_libkernels_a_CFLAGS = $(AM_CFLAGS) -ffp-contract=off
 kernels_libkernels_a_SOURCES = \
+	kernels/collective.c \
+	kernels/collective.h \
+	kernels/collective_parts.h \
 	kernels/cpu/attention_pair_avx512.h \
 	kernels/cpu/avx2.c \
 	kernels/cpu/avx512.c \
@@ -13,6 +16,7 @@ kernels_libkernels_a_SOURCES = \
 	kernels/cpu/body_decode.h \
 	kernels/cpu/body_matmul.h \
 	kernels/cpu/body_row.h \
+	kernels/cpu/collective.c \
 	kernels/cpu/device.c \
 	kernels/cpu/device.h \
 	kernels/cpu/isa.h \

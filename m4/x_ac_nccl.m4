@@ -2,12 +2,12 @@
 # DESCRIPTION: --with-nccl[=yes|no|DIR]; guessed quietly, fatal when asked for and missing.  DIR holds
 #   include/nccl.h and lib/libnccl.so; without it the CUDA toolkit's folder and the system's are
 #   searched.  2.4 is the first release whose communicators can be aborted (ncclCommAbort), which is
-#   what is looked for.  Sets NCCL_CPPFLAGS, NCCL_LIBS, nccl_version and have_nccl.  No part links it
-#   yet.  Works after X_AC_CUDA (cuda_dir).
+#   what is looked for.  Sets NCCL_CPPFLAGS, NCCL_LIBS, nccl_version and have_nccl.  Nothing is
+#   linked with it: kernels/cuda/nccl.cu opens it.  Works after X_AC_CUDA (cuda_dir).
 AC_DEFUN([X_AC_NCCL], [
     AC_ARG_WITH([nccl],
         AS_HELP_STRING([--with-nccl@<:@=DIR@:>@],
-            [NCCL, with its header and library in DIR (default: if there; used by no part yet)]),
+            [NCCL, with its header and library in DIR (default: if there)]),
         [], [with_nccl=guess])
     have_nccl=no
     nccl_version=
@@ -51,7 +51,8 @@ AC_DEFUN([X_AC_NCCL], [
     AS_IF([test "$have_nccl" = no && test "$with_nccl" != no && test "$with_nccl" != guess],
         [AC_MSG_ERROR([--with-nccl was given, and $nccl_missing])])
     AS_IF([test "$have_nccl" = yes], [
-        nccl_summary="yes ($nccl_version, $nccl_file), used by no part yet"
+        nccl_summary="yes ($nccl_version, $nccl_file)"
+        AC_DEFINE([HAVE_NCCL], [1], [NCCL's header is there; the library is opened at run time])
     ], [
         nccl_summary="no"
         NCCL_CPPFLAGS= NCCL_LIBS=

@@ -22,6 +22,6 @@
 #define ISA_FUNCTIONS                                                                              \
     .embed = embed_range, .norm = norm_range, .matmul = matmul_range, .rope = rope_range,          \
     .attention = attention_range, .glu = glu_range, .scale = scale_range, .route = route_range,    \
-    .expert = expert_range, .combine = combine_range
+    .expert = expert_range, .combine = combine_range, .squares = squares_range
 
 #endif

@@ -127,8 +127,12 @@ static void embed_range(const void *arg, uint32_t worker, uint32_t begin, uint32
     (void)worker;
     for (size_t r = begin; r < end; r++) {
         float *out = job->out + r * table->cols;
-        c->decode(out, table->dtype, (const uint8_t *)table->data + job->tokens[r] * row_bytes,
-                  table->cols);
+        uint64_t row = (uint64_t)job->tokens[r] - job->first; /* far beyond if it is less */
+        if (row >= table->rows) {
+            memset(out, 0, table->cols * sizeof(*out));
+            continue;
+        }
+        c->decode(out, table->dtype, (const uint8_t *)table->data + row * row_bytes, table->cols);
         for (uint32_t i = 0; i < table->cols; i++)
             out[i] *= job->scale;
     }

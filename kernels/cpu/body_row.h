@@ -40,8 +40,7 @@ VEC_FN void store_upto(float *p, v8 a, uint32_t left)
         v_store_part(p, a, left);
 }
 
-/* 1 / rms(x), over cols. */
-VEC_FN float norm_scale(const float *x, uint32_t cols, float eps)
+VEC_FN float square_sum(const float *x, uint32_t cols)
 {
     v8 squares = v_set(0);
 
@@ -49,7 +48,30 @@ VEC_FN float norm_scale(const float *x, uint32_t cols, float eps)
         v8 a = load_upto(x + i, cols - i);
         squares = v_fma(a, a, squares);
     }
-    return 1 / sqrtf(v_sum(squares) / (float)cols + eps);
+    return v_sum(squares);
+}
+
+VEC_FN float square_scale(float sum, uint32_t cols, float eps)
+{
+    return 1 / sqrtf(sum / (float)cols + eps);
+}
+
+/* 1 / rms(x), over cols. */
+VEC_FN float norm_scale(const float *x, uint32_t cols, float eps)
+{
+    return square_scale(square_sum(x, cols), cols, eps);
+}
+
+static void squares_range(const void *arg, uint32_t worker, uint32_t begin, uint32_t end)
+{
+    const struct squares_job *job = arg;
+
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        const float *q = job->qkv + r * job->stride;
+        job->out[2 * r] = square_sum(q, job->q_cols);
+        job->out[2 * r + 1] = square_sum(q + job->q_cols, job->k_cols);
+    }
 }
 
 /* out = x * scale * w; out may be x. */
@@ -264,7 +286,14 @@ VEC_FN void rope_row(const struct rope_job *job, const struct attn_row *seq, uin
     float *q = job->qkv + (seq->first_row + token) * (job->q_heads + 2 * kv->kv_heads) * dim;
     float *k = q + job->q_heads * dim, *v = k + kv->kv_heads * dim;
 
-    if (job->norm) {
+    if (job->norm && job->norm->squares) {
+        const struct qk_norm *n = job->norm;
+        const float *sums = n->squares + (size_t)2 * (seq->first_row + token);
+        norm_apply(q, q, n->q, job->q_heads * kv->head_dim,
+                   square_scale(sums[0], n->q_all, n->eps));
+        norm_apply(k, k, n->k, kv->kv_heads * kv->head_dim,
+                   square_scale(sums[1], n->k_all, n->eps));
+    } else if (job->norm) {
         norm_heads(job->norm, q, job->norm->q, job->q_heads, kv->head_dim);
         norm_heads(job->norm, k, job->norm->k, kv->kv_heads, kv->head_dim);
     }

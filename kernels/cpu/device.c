@@ -103,6 +103,11 @@ struct device *device_create_isa(const char *isa, const char *quantized, uint32_
     return NULL;
 }
 
+uint32_t device_threads(void)
+{
+    return pool_default_threads();
+}
+
 void cpu_destroy(struct device *d)
 {
     struct cpu_device *c = (struct cpu_device *)d;

@@ -37,6 +37,7 @@ struct embed_job { /* items: rows */
     float *out;
     const struct weight *table;
     const uint32_t *tokens;
+    uint32_t first; /* token of the table's first row; of tokens that it lacks: zeros */
     float scale;
 };
 
@@ -76,6 +77,12 @@ struct rope_job { /* items: rows; cos, sin: [rope->dims / 2] a row, in the worke
     const struct attn_row *seqs;
     void *const *pages;
     struct scratch scratch;
+};
+
+struct squares_job { /* items: rows; as k_squares() says */
+    float *out;
+    const float *qkv;
+    uint32_t stride, q_cols, k_cols;
 };
 
 struct attention_job { /* items: runs of tokens * kv heads */
@@ -126,7 +133,8 @@ struct combine_job { /* items: rows */
 
 struct isa {
     const char *name;
-    pool_fn *embed, *norm, *matmul, *rope, *attention, *glu, *scale, *route, *expert, *combine;
+    pool_fn *embed, *norm, *matmul, *rope, *attention, *glu, *scale, *route, *expert, *combine,
+        *squares;
 };
 
 extern const struct isa isa_portable;

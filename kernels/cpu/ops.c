@@ -37,6 +37,26 @@ static void cpu_embed(struct device *d, float *out, const struct weight *table,
     pool_run(c->pool, c->isa->embed, &job, rows, grain(ELEMENTS_WORTH, table->cols));
 }
 
+static void cpu_embed_part(struct device *d, float *out, const struct weight *table, uint32_t first,
+                           const uint32_t *tokens, uint32_t rows, float scale)
+{
+    struct cpu_device *c = (struct cpu_device *)d;
+    struct embed_job job = {
+        .out = out, .table = table, .tokens = tokens, .first = first, .scale = scale};
+
+    pool_run(c->pool, c->isa->embed, &job, rows, grain(ELEMENTS_WORTH, table->cols));
+}
+
+static void cpu_squares(struct device *d, float *out, const void *qkv, uint32_t stride,
+                        uint32_t q_cols, uint32_t k_cols, uint32_t rows)
+{
+    struct cpu_device *c = (struct cpu_device *)d;
+    struct squares_job job = {
+        .out = out, .qkv = qkv, .stride = stride, .q_cols = q_cols, .k_cols = k_cols};
+
+    pool_run(c->pool, c->isa->squares, &job, rows, grain(ELEMENTS_WORTH, q_cols + k_cols));
+}
+
 static void cpu_norm(struct device *d, void *out, float *x, const void *y, float y_scale,
                      const float *y_norm, const float *w, uint32_t rows, uint32_t cols, float eps)
 {
@@ -263,4 +283,6 @@ const struct device_ops cpu_ops = {
     .route = cpu_route,
     .matmul_expert = cpu_matmul_expert,
     .combine = cpu_combine,
+    .embed_part = cpu_embed_part,
+    .squares = cpu_squares,
 };

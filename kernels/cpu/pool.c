@@ -212,6 +212,11 @@ static int start(struct pool *p, struct error *err)
 
 /* ---- public -------------------------------------------------------------------------------- */
 
+uint32_t pool_default_threads(void)
+{
+    return cores_or_cpus();
+}
+
 struct pool *pool_create(uint32_t threads, struct error *err)
 {
     uint32_t cores = cores_or_cpus();

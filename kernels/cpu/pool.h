@@ -23,6 +23,8 @@ typedef void pool_fn(const void *job, uint32_t worker, uint32_t begin, uint32_t 
  */
 struct pool *pool_create(uint32_t threads, struct error *err);
 void pool_destroy(struct pool *p);
+/* Those of pool_create(0). */
+uint32_t pool_default_threads(void);
 uint32_t pool_threads(const struct pool *p);
 
 /* Call fn over [0, items) in pieces of `grain` items and return when all are done; a loop that one

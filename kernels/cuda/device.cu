@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/group.cuh"
 
 #define ROWS_MAX (1u << 16) /* no step is larger */
 #define COLS_MAX (1u << 20)
@@ -126,6 +127,8 @@ static const struct device_ops ops = {
     .route = cuda_route,
     .matmul_expert = cuda_matmul_expert<T>,
     .combine = cuda_combine<T>,
+    .embed_part = cuda_embed_part,
+    .squares = cuda_squares<T>,
 };
 
 static __global__ void empty_kernel(void)

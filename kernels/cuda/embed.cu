@@ -2,37 +2,42 @@
  * embed.cu - stored rows, decoded: of the embedding table, and of weights for cuBLASLt
  */
 #include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/group.cuh"
 #include "kernels/cuda/product.cuh"
 
-/* A warp decodes 256 columns of a row; tokens NULL: rows in their order. */
+/* A warp decodes 256 columns of a row; tokens NULL: rows in their order.  The table has table_rows
+ * rows from that of token `first` on: zeros for others. */
 template <class C, typename T>
 static __global__ void embed_kernel(T *out, const uint8_t *table, uint64_t row_bytes,
-                                    const uint32_t *tokens, uint32_t cols, float scale,
-                                    bool aligned)
+                                    const uint32_t *tokens, uint32_t first, uint32_t table_rows,
+                                    uint32_t cols, float scale, bool aligned)
 {
     uint32_t lane = threadIdx.x % WARP, col = blockIdx.y * STEP_COLS + C::first(lane);
     float w[8];
 
     await_kernels();
-    const uint8_t *row = table + (tokens ? tokens[blockIdx.x] : blockIdx.x) * row_bytes;
+    uint32_t at_row = tokens ? tokens[blockIdx.x] - first : blockIdx.x;
+    bool here = at_row < table_rows;
+    const uint8_t *row = table + (here ? at_row : 0) * row_bytes;
     C::decode(w, C::load(row, blockIdx.y, lane, cols, aligned, false), lane);
     out += (size_t)blockIdx.x * cols;
 #pragma unroll
     for (uint32_t i = 0; i < 8; i++) {
         uint32_t at = col + i % 4 + i / 4 * C::GAP;
         if (at < cols)
-            operand_store(out + at, w[i] * scale);
+            operand_store(out + at, here ? w[i] * scale : 0.0f);
     }
 }
 
 template <class C, typename T> struct embed {
     static void run(struct cuda_device *c, T *out, const struct weight *table,
-                    const uint32_t *tokens, uint32_t rows, float scale)
+                    const uint32_t *tokens, uint32_t first, uint32_t rows, float scale)
     {
         uint64_t row_bytes = dtype_row_bytes(table->dtype, table->cols);
         dim3 grid(rows, (table->cols + STEP_COLS - 1) / STEP_COLS);
         cuda_launch(c, embed_kernel<C, T>, grid, WARP, 0, out, (const uint8_t *)table->data,
-                    row_bytes, tokens, table->cols, scale, aligned16(table->data, row_bytes));
+                    row_bytes, tokens, first, table->rows, table->cols, scale,
+                    aligned16(table->data, row_bytes));
     }
 };
 
@@ -43,7 +48,17 @@ void cuda_embed(struct device *d, float *out, const struct weight *table, const 
 
     if (rows == 0)
         return;
-    with_codec<embed, float>(table->dtype, c, out, table, tokens, rows, scale);
+    with_codec<embed, float>(table->dtype, c, out, table, tokens, 0u, rows, scale);
+}
+
+void cuda_embed_part(struct device *d, float *out, const struct weight *table, uint32_t first,
+                     const uint32_t *tokens, uint32_t rows, float scale)
+{
+    struct cuda_device *c = cuda_enter(d);
+
+    if (rows == 0)
+        return;
+    with_codec<embed, float>(table->dtype, c, out, table, tokens, first, rows, scale);
 }
 
 /* ---- weights for cuBLASLt ----------------------------------------------------------------------

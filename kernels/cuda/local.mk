@@ -19,6 +19,7 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/embed.cu \
 	kernels/cuda/experts.cu \
 	kernels/cuda/graph.cu \
+	kernels/cuda/group.cuh \
 	kernels/cuda/limits.cu \
 	kernels/cuda/limits.cuh \
 	kernels/cuda/limits.h \
@@ -32,6 +33,7 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/matmul_f32.cu \
 	kernels/cuda/memory.cu \
 	kernels/cuda/move.cu \
+	kernels/cuda/nccl.cu \
 	kernels/cuda/operand.cuh \
 	kernels/cuda/product.cuh \
 	kernels/cuda/rope.cu \
@@ -52,7 +54,7 @@ endif
 
 SUFFIXES = .cu
 .cu.o:
-	$(AM_V_NVCC)$(NVCC) $(NVCC_FLAGS) $(DEFS) -D_GNU_SOURCE -I$(top_srcdir) \
+	$(AM_V_NVCC)$(NVCC) $(NVCC_FLAGS) $(NCCL_CPPFLAGS) $(DEFS) -D_GNU_SOURCE -I$(top_srcdir) \
 		-MD -MP -MF $(@:.o=.d) -MT $@ -c $< -o $@
 AM_V_NVCC = $(am__v_NVCC_@AM_V@)
 am__v_NVCC_ = $(am__v_NVCC_@AM_DEFAULT_V@)

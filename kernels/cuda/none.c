@@ -1,6 +1,7 @@
 /*
  * none.c - a build without CUDA
  */
+#include "kernels/collective.h"
 #include "kernels/cuda/limits.h"
 
 static int refuse(struct error *err)
@@ -16,6 +17,15 @@ struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32
     (void)precision;
     (void)rows_max;
     (void)cols_max;
+    refuse(err);
+    return NULL;
+}
+
+struct collective *collective_create_cuda(struct device *const *devices, uint32_t ranks,
+                                          struct error *err)
+{
+    (void)devices;
+    (void)ranks;
     refuse(err);
     return NULL;
 }

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cuda/group.cuh"
 #include "kernels/cuda/operand.cuh"
 
 #define ROPE_PAIRS 512u /* of a head, at most */
@@ -78,8 +79,8 @@ static __device__ void angles(float2 *turns, const double *of, const struct rope
     }
 }
 
-/* 1 / rms of n consecutive elements, by one warp. */
-template <typename T> static __device__ float inverse_rms(const T *x, uint32_t n, float eps)
+/* Of n consecutive elements, by one warp. */
+template <typename T> static __device__ float square_sum(const T *x, uint32_t n)
 {
     float squares = 0;
 
@@ -89,8 +90,42 @@ template <typename T> static __device__ float inverse_rms(const T *x, uint32_t n
     }
     for (int i = 16; i > 0; i /= 2)
         squares += __shfl_xor_sync(ALL_LANES, squares, i);
-    return 1 / sqrtf(squares / (float)n + eps);
+    return squares;
 }
+
+/* 1 / rms of them. */
+template <typename T> static __device__ float inverse_rms(const T *x, uint32_t n, float eps)
+{
+    return 1 / sqrtf(square_sum(x, n) / (float)n + eps);
+}
+
+/* A block is a row of qkv, its warps are q and k. */
+template <typename T>
+static __global__ void squares_kernel(float *out, const T *qkv, uint32_t stride, uint32_t q_cols,
+                                      uint32_t k_cols)
+{
+    uint32_t which = threadIdx.x / WARP;
+
+    await_kernels();
+    const T *x = qkv + (size_t)blockIdx.x * stride + (which == 0 ? 0 : q_cols);
+    float sum = square_sum(x, which == 0 ? q_cols : k_cols);
+    if (threadIdx.x % WARP == 0)
+        out[2 * blockIdx.x + which] = sum;
+}
+
+template <typename T>
+void cuda_squares(struct device *d, float *out, const void *qkv, uint32_t stride, uint32_t q_cols,
+                  uint32_t k_cols, uint32_t rows)
+{
+    if (rows > 0)
+        cuda_launch(cuda_enter(d), squares_kernel<T>, dim3(rows), 2 * WARP, 0, out, (const T *)qkv,
+                    stride, q_cols, k_cols);
+}
+template void cuda_squares<float>(struct device *d, float *out, const void *qkv, uint32_t stride,
+                                  uint32_t q_cols, uint32_t k_cols, uint32_t rows);
+template void cuda_squares<__nv_bfloat16>(struct device *d, float *out, const void *qkv,
+                                          uint32_t stride, uint32_t q_cols, uint32_t k_cols,
+                                          uint32_t rows);
 
 /* One head by one warp: from x, normed by w where there is one, turned, to `to`. */
 template <typename T>
@@ -142,7 +177,12 @@ static __global__ void __launch_bounds__(ROPE_WARPS *WARP)
     angles(turns, of, a.rope, pos);
     if (a.norm.q && a.norm.width && warp < 2) {
         const T *x = token + (warp == 0 ? 0 : a.q_heads * dim);
-        float s = inverse_rms(x, (warp == 0 ? a.q_heads : kv_heads) * dim, a.norm.eps);
+        size_t row = t.seq->first_row + t.of;
+        float s = a.norm.squares
+                      ? 1 / sqrtf(a.norm.squares[2 * row + warp] /
+                                      (float)(warp == 0 ? a.norm.q_all : a.norm.k_all) +
+                                  a.norm.eps)
+                      : inverse_rms(x, (warp == 0 ? a.q_heads : kv_heads) * dim, a.norm.eps);
         if (lane == 0)
             scales[warp] = s;
     }

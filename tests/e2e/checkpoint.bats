@@ -153,3 +153,20 @@ ask() { mp run --temperature=0 --max-tokens=40 "$@"; }
     run -0 chat "\"messages\": [$q, {\"role\": \"tool\", \"tool_call_id\": \"x\", \"content\": \"7\"}]"
     assert_has 'messages: whole knows no tools: its chat template does not use the role "tool"'
 }
+
+@test "TensorParallel=2: two ranks answer as one does, and refuse what they would split" {
+    kill "$(cat "$RIG_DIR/run/modelpoold.pid")"
+    wait_for 10 eval '! kill -0 "$(cat "$RIG_DIR/run/modelpoold.pid")" 2>/dev/null'
+    sed -i '/^Model=whole\|^Model=shards\|^Model=fp8/!{/^Model=/d}
+        s/^Instance=.*/Instance=cpu Device=cpu Memory=64M Threads=2 TensorParallel=2/' \
+        "$RIG_DIR/etc/modelpool.conf"
+    rig_start_daemon 3>&- 4>&-
+    wait_for 30 is_ready whole
+    wait_for 30 is_ready shards
+    ask whole "Hello!" >"$RIG_DIR/ranks.out"
+    cmp "$RIG_DIR/whole.out" "$RIG_DIR/ranks.out"
+    ask shards "Hello!" >"$RIG_DIR/ranks.out" # a switch
+    cmp "$RIG_DIR/whole.out" "$RIG_DIR/ranks.out"
+    mp status | grep -q ' 2 x cpu'
+    wait_for 10 eval 'mp list -P -n | grep -q "^fp8|cpu|.*TensorParallel=2 would split its blocks"'
+}

@@ -313,7 +313,7 @@ static void check_rope(struct far_scene *f, const struct qk_norm *norm)
         norm_rows(k, norm->k, count, h->kv_heads, h->head_dim, norm);
         dq = there(norm->q, (norm->width ? qw : h->head_dim) * sizeof(float));
         dk = there(norm->k, (norm->width ? kw : h->head_dim) * sizeof(float));
-        norm_there = (struct qk_norm){dq, dk, norm->eps, norm->width};
+        norm_there = (struct qk_norm){dq, dk, norm->eps, norm->width, NULL, 0, 0};
     }
     ref_rope_kv(q, k, s->v[0], h->q_heads, &s->rope, &s->kv, LAYER, &row, 1, here);
     struct attn_step in = {far_row, far_table, 1, count, count};

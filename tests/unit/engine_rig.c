@@ -100,6 +100,12 @@ void rig_open_swap(struct rig *r, enum order_precision precision, uint64_t memor
         .device = rig_device() == RIG_CPU ? ORDER_DEVICE_CPU : ORDER_DEVICE_CUDA,
         .precision = rig_device() == RIG_CPU ? precision : rig_device() == RIG_CUDA_FAST,
         .instance = "test"};
+
+    rig_open_order(r, &hello);
+}
+
+void rig_open_order(struct rig *r, const struct order_hello *hello)
+{
     struct error err = {0};
     int fds[2];
 
@@ -108,7 +114,7 @@ void rig_open_swap(struct rig *r, enum order_precision precision, uint64_t memor
     assert_non_null(r->seqs);
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
     r->fd = fds[0];
-    r->e = engine_create(fds[1], &hello, &err);
+    r->e = engine_create(fds[1], hello, &err);
     if (r->e == NULL)
         fail_msg("engine: %s", err.text);
     rig_events(r);

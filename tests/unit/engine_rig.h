@@ -53,6 +53,8 @@ void rig_open_precision(struct rig *r, enum order_precision precision, uint64_t 
 /* With host memory for KV. */
 void rig_open_swap(struct rig *r, enum order_precision precision, uint64_t memory_bytes,
                    uint64_t swap_bytes, uint32_t threads, uint32_t max_batch);
+/* By a hello of the test's own. */
+void rig_open_order(struct rig *r, const struct order_hello *hello);
 /* Also: the pools are whole once every sequence and weight is gone. */
 void rig_close(struct rig *r);
 
