@@ -112,7 +112,7 @@ def run(folder, policy, costs_path, trace, served):
             "--prefetch=none", "--json", trace))}
     return json.loads(modelpool(
         "bench", "serve", *POOL, f"--folder={folder}/models", f"--scheduler={policy}",
-        f"--costs={costs_path}", "--predict", "--json", trace))
+        "--predict", "--json", trace))
 
 
 def tenant(figures, who, key):

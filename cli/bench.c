@@ -11,19 +11,18 @@
     "modelpool bench limits|matmul|attention|engine|switch|swap|soak|prepare|make-model|serve "    \
     "[OPTION...]"
 #define HELP                                                                                       \
-    "limits: how fast this node's GPU reads its memory, copies to and from the host, multiplies\n" \
-    "and maps memory.  matmul, attention: how near the engine's own come to that.  engine: how\n"  \
-    "fast an engine decodes and reads prompts, with random weights of a shape.  switch: how "      \
-    "fast\n"                                                                                       \
-    "it goes from one model to another.  swap: how fast KV goes to host memory and back.\n"        \
-    "soak: whether memory stays flat.  prepare: how fast a\n"                                      \
-    "model's file (--model) becomes a master copy in shared memory, beside the disk's own rate;\n" \
-    "on any node.  make-model: a model of a shape with random weights (--out=FILE.gguf).  "        \
-    "serve:\n"                                                                                     \
-    "a trace against a pool; modelpool bench serve --help.  A table of medians; "                  \
-    "--json prints every sample, with\n"                                                           \
-    "the machine and the driver.  Nothing else should run on the GPU meanwhile.  The daemon is\n"  \
-    "not asked.\n"                                                                                 \
+    "What this node can do, measured by modelpool-engine; the daemon is not asked, and nothing\n"  \
+    "else should run on the device meanwhile.\n\n"                                                 \
+    "  limits       how fast the GPU reads its memory, copies, multiplies and maps memory\n"       \
+    "  matmul, attention  how near the engine's own come to that\n"                                \
+    "  engine       how fast it decodes and reads prompts, with random weights of a shape\n"       \
+    "  switch       how fast it goes from one model to another\n"                                  \
+    "  swap         how fast KV goes to host memory and back\n"                                    \
+    "  soak         whether memory stays flat\n"                                                   \
+    "  prepare      a model's file (--model=) to a master copy in shared memory; on any node\n"    \
+    "  make-model   write a model of a shape with random weights (--out=FILE.gguf)\n"              \
+    "  serve        a trace against a pool: `modelpool bench serve --help`\n\n"                    \
+    "A table of medians; --json prints every sample, with machine and driver.\n"                   \
     "  --gpu=N --json --device=cpu|cuda --precision=exact|fast --shape=NAME --dtype=TYPE\n"        \
     "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N --model=FILE\n"        \
     "  --steps=N --models=N\n"

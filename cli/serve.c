@@ -506,6 +506,11 @@ static int serve(struct bench *b)
         u->fleet.scheduler = b->pool.scheduler;
         u->fleet.devices = b->pool.instances;
         u->fleet.turn = b->pool.turn;
+        u->fleet.rows_max = b->pool.max_batch;
+        u->fleet.admit = b->pool.admission;
+        u->fleet.as_daemon = 1;
+        if (!b->o->prefetch_given)
+            u->fleet.prefetch = b->pool.loads_behind ? SIM_BEHIND : SIM_NONE;
         u->fleet.seed = u->workload.seed;
         code = get_costs(b);
     }

@@ -80,6 +80,9 @@ struct serve_model {
     char name[64], state[32], text[256];
     uint64_t weight_bytes, kv_token_bytes;
     uint32_t context;
+    struct cost cost; /* as the daemon predicts by; zeroes: it has measured nothing */
+    int measured;     /* off traffic, or long enough in it */
+    uint64_t loads;   /* that cost.load was learnt from */
 };
 
 struct serve_counters { /* of all instances together */
@@ -91,7 +94,9 @@ struct serve_pool {
     char scheduler[32], device[64];
     double turn; /* s */
     uint32_t instances;
-    uint64_t memory_bytes; /* of the smallest instance */
+    uint64_t memory_bytes; /* of the smallest instance, */
+    uint32_t max_batch;    /* its rows of a step */
+    int loads_behind, admission;
     struct serve_counters now;
     struct serve_model *models;
     uint32_t model_count;
@@ -121,15 +126,13 @@ int serve_ledger(const struct cli *cli, int64_t from_us, struct serve_bill *bill
  */
 
 /*
- * A file of costs of these models: measured on the pool by single requests, batches and loads, or,
- * measure 0, with sizes alone.  kinds[i] is the name in the file of the pool's model names[i], and
- * shares[i] its part of the mix.  malloc'd text; NULL: the exit code is in *code.
+ * A file of costs of these models, as the daemon has them; with `measure` what it has not measured
+ * is loaded before, which measures it.  kinds[i] is the name in the file of the pool's model
+ * names[i], and shares[i] its part of the mix.  malloc'd text; NULL: the exit code is in *code.
  */
 char *serve_costs(const struct cli *cli, const struct serve_pool *pool, const char *const *kinds,
                   const char *const *names, const double *shares, size_t count, int measure,
                   int *code);
-/* Coefficients of T = a S + b K + c R by least squares, none below zero; n >= 1 points. */
-void serve_fit(const double (*x)[3], const double *t, size_t n, double out[3]);
 
 /* --- serve_private.c: a pool of its own ---------------------------------------------------------
  */
@@ -142,8 +145,9 @@ struct serve_names { /* of the models of a made-up pool */
 struct serve_private {
     const char *shapes; /* NAME:COUNT,... */
     const char *folder; /* where models are made; NULL: a temporary one */
-    const char *dtype, *device, *memory, *threads, *max_batch, *scheduler;
+    const char *dtype, *device, *memory, *threads, *max_batch, *scheduler, *host_cache;
     double turn; /* s */
+    int admit;   /* requests with an SLO are promised it, or refused */
     uint32_t instances;
     /* what it has made */
     char dir[80], socket[108], daemon[300], engine[300];
@@ -168,7 +172,7 @@ struct serve_options {
     const char *costs, *write_costs, *trace_in, *trace_out, *plot;
     const char *private_only; /* an option that stood there and needs --shapes */
     double warmup;            /* s */
-    int json, predict, models_given, duration_given;
+    int json, predict, models_given, duration_given, prefetch_given;
 };
 
 /* The command line; 0, or the exit code after the error was printed.  *over: it asked for help. */

@@ -11,14 +11,17 @@
     "what `modelpool sim` reports of a simulated one.  Load and fleet are described by the\n"      \
     "options of `modelpool sim`; models are the pool's, or, as kinds, those of --costs.\n\n"       \
     "      --predict         simulate the same arrivals, beside each figure\n"                     \
-    "      --costs=FILE      what models cost; default: measured on the pool, before the trace\n"  \
+    "      --costs=FILE      what models cost; default: what the daemon has measured; models\n"    \
+    "                        that it has not are loaded before the trace\n"                        \
     "      --write-costs=FILE  write what was measured\n"                                          \
     "      --warmup=TIME     requests that arrive before are sent and not counted\n"               \
     "      --json --trace=FILE --plot=FILE.svg\n"                                                  \
     "  a pool of its own, with random weights, which ends with the run:\n"                         \
     "      --shapes=NAME:COUNT,...  models; COUNT names share one file\n"                          \
     "      --memory=SIZE     of an instance, for weights and KV\n"                                 \
+    "      --host-cache=SIZE of copies of weights in host memory\n"                                \
     "      --scheduler=NAME --turn=TIME --gpus=N (instances; default: slack, 0.25s, 1)\n"          \
+    "      --admit           refuse what cannot be promised; default: all are taken\n"             \
     "      --device=cpu|cuda --dtype=TYPE --threads=N --max-batch=N\n"                             \
     "      --folder=DIR      make the models there, and find them there again\n"
 
@@ -30,6 +33,7 @@ enum own_option {
     OWN_DEVICE = OWN_FIRST,
     OWN_DTYPE,
     OWN_FOLDER,
+    OWN_HOST_CACHE,
     OWN_MAX_BATCH,
     OWN_MEMORY,
     OWN_PREDICT,
@@ -43,6 +47,7 @@ static const struct option own_options[] = {
     {"device", required_argument, NULL, OWN_DEVICE},
     {"dtype", required_argument, NULL, OWN_DTYPE},
     {"folder", required_argument, NULL, OWN_FOLDER},
+    {"host-cache", required_argument, NULL, OWN_HOST_CACHE},
     {"max-batch", required_argument, NULL, OWN_MAX_BATCH},
     {"memory", required_argument, NULL, OWN_MEMORY},
     {"predict", no_argument, NULL, OWN_PREDICT},
@@ -61,8 +66,8 @@ static void make_longs(struct option longs[LONGS_MAX])
     size_t n = 0;
 
     for (const struct option *o = sim_long_options; o->name != NULL; o++)
-        if (o->val != OPT_ADMIT && o->val != OPT_ROLES && o->val != OPT_PAPER &&
-            o->val != OPT_ONLY && o->val != OPT_SEEDS && n < LONGS_MAX - 1)
+        if (o->val != OPT_ROLES && o->val != OPT_PAPER && o->val != OPT_ONLY &&
+            o->val != OPT_SEEDS && n < LONGS_MAX - 1)
             longs[n++] = *o;
     for (size_t i = 0; i < sizeof own_options / sizeof own_options[0] && n < LONGS_MAX - 1; i++)
         longs[n++] = own_options[i];
@@ -111,11 +116,12 @@ static int set_private(struct serve_options *o, int c, const char *value)
         return value[0] == '/' && strlen(value) < 256 && strpbrk(value, "\"\n") == NULL
                    ? 0
                    : cli_usage(USAGE, "bench serve: --folder=%s: an absolute path", value);
+    case OWN_HOST_CACHE:
     case OWN_MEMORY:
-        p->memory = value;
+        *(c == OWN_MEMORY ? &p->memory : &p->host_cache) = value;
         return config_parse_size(value, &bytes, NULL) == 0
                    ? 0
-                   : cli_usage(USAGE, "bench serve: --memory=%s: a size, as 4G", value);
+                   : cli_usage(USAGE, "bench serve: \"%s\": a size, as 4G", value);
     case OWN_MAX_BATCH:
     case OWN_THREADS:
         *(c == OWN_THREADS ? &p->threads : &p->max_batch) = value;
@@ -143,14 +149,16 @@ static int set_own(struct serve_options *o, int c, const char *value)
         return 0;
     default:
         if (c != OWN_SHAPES)
-            o->private_only = "--device=, --dtype=, --folder=, --max-batch=, --memory= and "
-                              "--threads=";
+            o->private_only = "--device=, --dtype=, --folder=, --host-cache=, --max-batch=, "
+                              "--memory= and --threads=";
         return set_private(o, c, value);
     }
 }
 
 static int set_option(struct serve_options *o, int c, const char *value)
 {
+    struct error err;
+
     if (OWN(c))
         return set_own(o, c, value);
     switch (c) {
@@ -166,10 +174,11 @@ static int set_option(struct serve_options *o, int c, const char *value)
     case OPT_TRACE:
         o->trace_out = value;
         return 0;
+    case OPT_ADMIT:
     case OPT_GPUS:
     case OPT_SCHEDULER:
     case OPT_TURN:
-        o->private_only = "--gpus=, --scheduler= and --turn=";
+        o->private_only = "--admit, --gpus=, --scheduler= and --turn=";
         break;
     case OPT_DURATION:
         o->duration_given = 1;
@@ -177,10 +186,15 @@ static int set_option(struct serve_options *o, int c, const char *value)
     case OPT_MODELS:
         o->models_given = 1;
         break;
+    case OPT_PREFETCH:
+        o->prefetch_given = 1;
+        break;
     default:
         break;
     }
-    return sim_set_option(&o->setup, c, value);
+    return sim_set_option(&o->setup, c, value, &err) == 0
+               ? 0
+               : cli_usage(USAGE, "bench serve: %s", err.text);
 }
 
 static int check(struct serve_options *o)
@@ -199,6 +213,7 @@ static int check(struct serve_options *o)
     if (p->dtype == NULL)
         p->dtype = strcmp(p->device, "cuda") == 0 ? "bf16" : "q8_0";
     p->scheduler = o->setup.fleet.scheduler;
+    p->admit = o->setup.fleet.admit;
     p->instances = o->setup.fleet.devices;
     p->turn = o->setup.fleet.turn;
     return 0;
@@ -213,7 +228,6 @@ int serve_options(struct serve_options *o, int argc, char **argv, int *over)
     sim_defaults(&o->setup);
     o->setup.fleet.devices = 1;
     o->setup.fleet.turn = 0.25;
-    o->setup.fleet.prefetch = SIM_NONE; /* as the daemon's engines do */
     make_longs(longs);
     optind = 1;
     while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {

@@ -51,6 +51,13 @@ static void text(char *out, size_t size, const struct wire *w, const char *key)
     snprintf(out, size, "%s", v != NULL ? v : "");
 }
 
+static double number(const struct wire *w, const char *key)
+{
+    const char *v = wire_get(w, key);
+
+    return v != NULL ? strtod(v, NULL) : 0;
+}
+
 /* --- status -------------------------------------------------------------------------------------
  */
 
@@ -63,8 +70,12 @@ static void take_instance(struct serve_pool *p, const struct wire *w)
     for (char *c = p->device; *c != '\0'; c++)
         if (!isalnum((unsigned char)*c) && *c != '.')
             *c = '-';
-    if (p->instances++ == 0 || memory < p->memory_bytes)
+    if (p->instances++ == 0 || memory < p->memory_bytes) {
         p->memory_bytes = memory;
+        p->max_batch = (uint32_t)whole(w, "max_batch");
+        p->loads_behind =
+            wire_get(w, "loads_behind") && !strcmp(wire_get(w, "loads_behind"), "yes");
+    }
     n->turns += whole(w, "turns");
     n->steps += whole(w, "steps");
     n->switches += whole(w, "switches");
@@ -73,6 +84,27 @@ static void take_instance(struct serve_pool *p, const struct wire *w)
     n->tokens += whole(w, "tokens");
     n->step_seconds += (double)whole(w, "step_us") / 1e6;
     n->switch_seconds += (double)whole(w, "switch_us") / 1e6;
+}
+
+/* Of the first instance that has them. */
+static void take_cost(struct serve_pool *p, const struct wire *w)
+{
+    const char *name = wire_get(w, "model"), *measured = wire_get(w, "measured");
+    struct serve_model *m = (struct serve_model *)(uintptr_t)serve_pool_find(p, name ? name : "");
+
+    if (m == NULL || m->cost.decode > 0)
+        return;
+    m->cost = (struct cost){.prefill = number(w, "prompt"),
+                            .prefill_token = number(w, "prompt_token"),
+                            .prefill_square = number(w, "prompt_square"),
+                            .decode = number(w, "step"),
+                            .decode_context = number(w, "context_token"),
+                            .decode_row = number(w, "row"),
+                            .load = number(w, "load"),
+                            .disk = number(w, "disk"),
+                            .kv_token = number(w, "kv_token")};
+    m->measured = measured != NULL && strcmp(measured, "yes") == 0;
+    m->loads = whole(w, "loads");
 }
 
 /* Sizes are known as soon as one instance's engine knows the model; what is worse counts. */
@@ -111,10 +143,13 @@ static void take_status(const struct wire *w, void *arg)
     if (strcmp(type, "daemon") == 0) {
         text(p->scheduler, sizeof p->scheduler, w, "scheduler");
         p->turn = (double)whole(w, "turn_us") / 1e6;
+        p->admission = wire_get(w, "admission") && !strcmp(wire_get(w, "admission"), "yes");
     } else if (strcmp(type, "instance") == 0) {
         take_instance(p, w);
     } else if (strcmp(type, "model") == 0) {
         take_model(p, w);
+    } else if (strcmp(type, "cost") == 0) {
+        take_cost(p, w);
     }
 }
 

@@ -262,7 +262,10 @@ static void write_pool(const struct serve_private *p, int port, FILE *conf)
             p->dir);
     fprintf(conf, "Listen=127.0.0.1:%d\nEngine=%s\nIdentity=none\nLocalUsers=yes\n", port,
             p->engine);
-    fprintf(conf, "Scheduler=%s\nTurnTime=%gs\n", p->scheduler, p->turn);
+    fprintf(conf, "Scheduler=%s\nTurnTime=%gs\nAdmission=%s\n", p->scheduler, p->turn,
+            p->admit ? "yes" : "no");
+    if (p->host_cache != NULL)
+        fprintf(conf, "HostCache=%s\n", p->host_cache);
     if (geteuid() == 0) /* the daemon does not run as root */
         fprintf(conf, "User=%s\n", getpwnam("modelpool") != NULL ? "modelpool" : "nobody");
     for (uint32_t i = 0; i < p->instances; i++) {

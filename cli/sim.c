@@ -10,9 +10,7 @@
 #include "cli/sim_command.h"
 #include "common/config.h"
 
-#define USAGE                                                                                      \
-    "modelpool sim [OPTIONS] [TRACE.csv] | sim --paper [--seeds=N] [--only=NAME] [--json] | "      \
-    "bench serve [OPTIONS] [TRACE.csv]"
+#define USAGE "modelpool sim [OPTIONS] [TRACE.csv] | sim --paper [--seeds=N] [--only=NAME] [--json]"
 #define HELP                                                                                       \
     "Replay a trace, or one that is made up, with a scheduler, on devices that are only costs.\n"  \
     "Nothing is asked of the daemon.\n\n"                                                          \
@@ -151,80 +149,85 @@ const struct option sim_long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static int bad(const char *what, const char *value)
+static int bad(struct error *err, const char *what, const char *value)
 {
-    return cli_usage(USAGE, "%s: \"%s\"", what, value);
+    return error_set(err, STATUS_INVALID, "%s: \"%s\"", what, value);
 }
 
-/* A number within bounds; 0, or the exit code. */
-static int number(const char *what, const char *text, double least, double most, double *out)
+/* A number within bounds. */
+static int number(struct error *err, const char *what, const char *text, double least, double most,
+                  double *out)
 {
     char *end;
 
     *out = strtod(text, &end);
     if (end == text || *end != '\0' || !(*out >= least) || !(*out <= most))
-        return cli_usage(USAGE, "%s\"%s\" is no number from %g to %.15g", what, text, least, most);
+        return error_set(err, STATUS_INVALID, "%s\"%s\" is no number from %g to %.15g", what, text,
+                         least, most);
     return 0;
 }
 
-static int whole(const char *what, const char *text, double least, double most, uint32_t *out)
+static int whole(struct error *err, const char *what, const char *text, double least, double most,
+                 uint32_t *out)
 {
     double v;
 
-    if (number(what, text, least, most, &v) != 0)
-        return EXIT_USAGE;
+    if (number(err, what, text, least, most, &v) != 0)
+        return -1;
     if (v != floor(v))
-        return cli_usage(USAGE, "%s\"%s\" is no whole number", what, text);
+        return error_set(err, STATUS_INVALID, "%s\"%s\" is no whole number", what, text);
     *out = (uint32_t)v;
     return 0;
 }
 
-static int span(const char *what, const char *text, double *seconds)
+static int span(struct error *err, const char *what, const char *text, double *seconds)
 {
     int64_t us;
 
     if (config_parse_time(text, &us, NULL) != 0 || us <= 0)
-        return cli_usage(USAGE, "%s\"%s\" is no time above 0, as 90s or 500ms", what, text);
+        return error_set(err, STATUS_INVALID, "%s\"%s\" is no time above 0, as 90s or 500ms", what,
+                         text);
     *seconds = (double)us / 1e6;
     return 0;
 }
 
-static int set_roles(struct sim_fleet *f, const char *text)
+static int set_roles(struct sim_fleet *f, const char *text, struct error *err)
 {
     char p, d, rest;
 
     if (sscanf(text, "%4u%c%4u%c%c", &f->prefill, &p, &f->decode, &d, &rest) != 4 || p != 'p' ||
         d != 'd' || f->prefill == 0 || f->decode == 0)
-        return bad("--roles=: as 6p10d", text);
+        return bad(err, "--roles=: as 6p10d", text);
     return 0;
 }
 
-static int set_slo(struct sim_class *c, const char *text)
+static int set_slo(struct sim_class *c, const char *text, struct error *err)
 {
     char first[32];
     const char *colon = strchr(text, ':');
     double ttft = 0, tbt = 0;
 
     if (colon == NULL || colon - text >= (ptrdiff_t)sizeof first)
-        return bad("--slo=: as 10s:100ms", text);
+        return bad(err, "--slo=: as 10s:100ms", text);
     snprintf(first, sizeof first, "%.*s", (int)(colon - text), text);
-    if (span("--slo=", first, &ttft) != 0 || span("--slo=", colon + 1, &tbt) != 0)
-        return EXIT_USAGE;
+    if (span(err, "--slo=", first, &ttft) != 0 || span(err, "--slo=", colon + 1, &tbt) != 0)
+        return -1;
     c->ttft = (int64_t)(ttft * 1e9);
     c->tbt = (int64_t)(tbt * 1e9);
     return 0;
 }
 
-static int set_switch(struct sim_setup *u, const char *text)
+static int set_switch(struct sim_setup *u, const char *text, struct error *err)
 {
     u->switch_link = strcmp(text, "link") == 0;
     u->switch_seconds = 0;
     if (u->switch_link || strcmp(text, "file") == 0)
         return 0;
-    return number("--switch= takes file, link or seconds: ", text, 1e-6, 1e4, &u->switch_seconds);
+    return number(err, "--switch= takes file, link or seconds: ", text, 1e-6, 1e4,
+                  &u->switch_seconds);
 }
 
-static int set_prefetch(struct sim_fleet *f, const char *text)
+static int set_prefetch(struct sim_fleet *f, const char *text, struct error *err)
 {
     static const char *const words[] = {"behind", "none", "half"};
 
@@ -234,100 +237,98 @@ static int set_prefetch(struct sim_fleet *f, const char *text)
             return 0;
         }
     }
-    return bad("--prefetch=: behind, none or half", text);
+    return bad(err, "--prefetch=: behind, none or half", text);
 }
 
-static int set_law(char out[96], const char *text)
+static int set_law(char out[96], const char *text, struct error *err)
 {
-    struct error err;
-
-    if (sim_law_check(text, &err) != 0)
-        return cli_usage(USAGE, "%s", err.text);
+    if (sim_law_check(text, err) != 0)
+        return -1;
     if (strlen(text) >= 96)
-        return bad("a law of lengths has less than 96 bytes", text);
+        return bad(err, "a law of lengths has less than 96 bytes", text);
     snprintf(out, 96, "%s", text);
     return 0;
 }
 
-static int set_host_memory(struct sim_fleet *f, const char *text)
+static int set_host_memory(struct sim_fleet *f, const char *text, struct error *err)
 {
     uint64_t bytes;
 
     if (config_parse_size(text, &bytes, NULL) != 0 || bytes == 0)
-        return bad("--host-memory=: a size as 512G", text);
+        return bad(err, "--host-memory=: a size as 512G", text);
     f->host_memory = (double)bytes;
     return 0;
 }
 
-static int set_workload(struct sim_workload *w, int c, const char *value)
+static int set_workload(struct sim_workload *w, int c, const char *value, struct error *err)
 {
     double seed;
 
     switch (c) {
     case OPT_CV:
         w->arrivals = SIM_GAMMA;
-        return number("--cv=", value, 0.01, 100, &w->cv);
+        return number(err, "--cv=", value, 0.01, 100, &w->cv);
     case OPT_DAY:
-        return span("--day=", value, &w->day);
+        return span(err, "--day=", value, &w->day);
     case OPT_DIURNAL:
-        return number("--diurnal=", value, 0, 1, &w->diurnal);
+        return number(err, "--diurnal=", value, 0, 1, &w->diurnal);
     case OPT_DURATION:
-        return span("--duration=", value, &w->duration);
+        return span(err, "--duration=", value, &w->duration);
     case OPT_INPUT:
-        return set_law(w->input, value);
+        return set_law(w->input, value, err);
     case OPT_INPUT_SCALE:
-        return number("--input-scale=", value, 1e-3, 1e3, &w->input_scale);
+        return number(err, "--input-scale=", value, 1e-3, 1e3, &w->input_scale);
     case OPT_OUTPUT:
-        return set_law(w->output, value);
+        return set_law(w->output, value, err);
     case OPT_OUTPUT_SCALE:
-        return number("--output-scale=", value, 1e-3, 1e3, &w->output_scale);
+        return number(err, "--output-scale=", value, 1e-3, 1e3, &w->output_scale);
     case OPT_MODELS:
-        return whole("--models=", value, 1, 60000, &w->models);
+        return whole(err, "--models=", value, 1, 60000, &w->models);
     case OPT_RATE:
-        return number("--rate=", value, 1e-9, 1e6, &w->rate);
+        return number(err, "--rate=", value, 1e-9, 1e6, &w->rate);
     case OPT_SEED:
-        if (number("--seed=", value, 0, 9e15, &seed) != 0)
-            return EXIT_USAGE;
+        if (number(err, "--seed=", value, 0, 9e15, &seed) != 0)
+            return -1;
         w->seed = (uint64_t)seed;
         return 0;
     case OPT_TENANTS:
-        return whole("--tenants=", value, 1, 60000, &w->tenants);
+        return whole(err, "--tenants=", value, 1, 60000, &w->tenants);
     case OPT_ZIPF:
-        return number("--zipf=", value, 0, 10, &w->zipf);
+        return number(err, "--zipf=", value, 0, 10, &w->zipf);
     default:
-        return cli_usage(USAGE, NULL);
+        return error_set(err, STATUS_INVALID, "this option has no meaning here");
     }
 }
 
-int sim_set_option(struct sim_setup *u, int c, const char *value)
+int sim_set_option(struct sim_setup *u, int c, const char *value, struct error *err)
 {
     switch (c) {
     case OPT_ADMIT:
         u->fleet.admit = 1;
         return 0;
     case OPT_GPUS:
-        return whole("--gpus=", value, 1, 60000, &u->fleet.devices);
+        return whole(err, "--gpus=", value, 1, 60000, &u->fleet.devices);
     case OPT_HOST_MEMORY:
-        return set_host_memory(&u->fleet, value);
+        return set_host_memory(&u->fleet, value, err);
     case OPT_NODE_GPUS:
-        return whole("--node-gpus=", value, 1, 60000, &u->fleet.node_devices);
+        return whole(err, "--node-gpus=", value, 1, 60000, &u->fleet.node_devices);
     case OPT_PREFETCH:
-        return set_prefetch(&u->fleet, value);
+        return set_prefetch(&u->fleet, value, err);
     case OPT_ROLES:
-        return set_roles(&u->fleet, value);
+        return set_roles(&u->fleet, value, err);
     case OPT_SCHEDULER:
         u->fleet.scheduler = value;
         return 0;
     case OPT_SLO:
-        return set_slo(&u->slo, value);
+        return set_slo(&u->slo, value, err);
     case OPT_STARVE:
-        return span("--starve=", value, &u->fleet.starve);
+        return span(err, "--starve=", value, &u->fleet.starve);
     case OPT_SWITCH:
-        return set_switch(u, value);
+        return set_switch(u, value, err);
     case OPT_TURN:
-        return span("--turn=", value, &u->fleet.turn);
+        return span(err, "--turn=", value, &u->fleet.turn);
     default:
-        return set_workload(&u->workload, c, value);
+        return set_workload(&u->workload, c, value, err);
     }
 }
 
@@ -343,6 +344,9 @@ static int set_burst(struct options *o, const char *value)
 
 static int set_option(struct options *o, int c, const char *value)
 {
+    struct error err;
+    int rv = 0;
+
     switch (c) {
     case OPT_BURST:
         return set_burst(o, value);
@@ -365,13 +369,15 @@ static int set_option(struct options *o, int c, const char *value)
         o->plot = value;
         return 0;
     case OPT_SEEDS:
-        return whole("--seeds=", value, 1, 100, &o->seeds);
+        rv = whole(&err, "--seeds=", value, 1, 100, &o->seeds);
+        break;
     case OPT_TRACE:
         o->trace_out = value;
         return 0;
     default:
-        return sim_set_option(&o->setup, c, value);
+        rv = sim_set_option(&o->setup, c, value, &err);
     }
+    return rv == 0 ? 0 : cli_usage(USAGE, "sim: %s", err.text);
 }
 
 /* --- the run ---------------------------------------------------------------------------------- */

@@ -123,11 +123,14 @@ struct sim_fleet {
     uint32_t node_devices;             /* that share a host memory and a disk; 0: 8 */
     double host_memory; /* bytes of it for weights; 0: no bounds, and all models lie there */
     enum sim_prefetch prefetch;
-    double hop;    /* s: a turn of another model that is in memory already */
-    double turn;   /* s */
-    double starve; /* s */
+    uint32_t rows_max; /* of a step; 0: 256 */
+    double hop;        /* s: a turn of another model that is in memory already */
+    double turn;       /* s */
+    double starve;     /* s */
     int admit;
-    int64_t from; /* ns: requests that arrive earlier are served, and not reported */
+    int as_daemon; /* weights and KV stay as long as there is room, whatever the policy's traits,
+                    * and an engine holds two turns */
+    int64_t from;  /* ns: requests that arrive earlier are served, and not reported */
     uint64_t seed;
     FILE *timeline; /* turns as they end, for the plot; NULL: none */
 };

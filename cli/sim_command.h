@@ -60,9 +60,8 @@ enum sim_option {
 
 extern const struct option sim_long_options[];
 void sim_defaults(struct sim_setup *u);
-/* An option of load and fleet: 0, or the exit code after the error was printed.  Strings stay the
- * caller's. */
-int sim_set_option(struct sim_setup *u, int c, const char *value);
+/* An option of load and fleet; strings stay the caller's. */
+int sim_set_option(struct sim_setup *u, int c, const char *value, struct error *err);
 /* The trace in that file, or, path NULL, the one that the setup describes. */
 int sim_get_trace(const struct sim_setup *u, const char *path, struct sim_trace *t,
                   struct error *err);

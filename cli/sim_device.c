@@ -5,9 +5,14 @@
 #include "cli/sim_state.h"
 
 #define LOOKAHEAD 64u  /* tokens a row for which a turn makes room at its beginning */
-#define ROWS_MAX  256u /* of a step */
+#define ROWS_MAX  256u /* of a step, where the fleet does not say */
 
 static void next_segment(struct sim *s, struct device *d);
+
+static uint32_t rows_max(const struct sim *s)
+{
+    return s->fleet->rows_max > 0 ? s->fleet->rows_max : ROWS_MAX;
+}
 
 /* --- members and rows ------------------------------------------------------------------------- */
 
@@ -408,7 +413,7 @@ static void prefilled(struct sim *s, struct device *d)
     sched_progress(s->sched, s->now / 1000, r + 1, p->cached, 1);
     if (d->role == SCHED_PREFILL)
         hand_over(s, d, r);
-    else if (d->row_count < ROWS_MAX)
+    else if (d->row_count < rows_max(s))
         push(s, &d->rows, &d->row_count, &d->row_room, r);
 }
 
@@ -450,7 +455,7 @@ void device_join(struct sim *s, struct device *d, uint32_t request)
 {
     if (!d->busy || d->turn.model != request_of(s, request)->model ||
         !(d->turn.phases & SCHED_PREFILL_ONLY) || d->turn.fresh_max > 0 ||
-        d->row_count + d->prompt_count - d->prompt_at >= ROWS_MAX)
+        d->row_count + d->prompt_count - d->prompt_at >= rows_max(s))
         return;
     push(s, &d->prompts, &d->prompt_count, &d->prompt_room, request);
     if (d->kind != SEGMENT_DECODE)
@@ -479,7 +484,7 @@ static double gather(struct sim *s, struct device *d)
         batches += s->seen[request_of(s, r)->model] != s->turn_number;
         s->seen[request_of(s, r)->model] = s->turn_number;
         if (request_of(s, r)->model != d->turn.model || full ||
-            d->row_count + d->prompt_count >= ROWS_MAX ||
+            d->row_count + d->prompt_count >= rows_max(s) ||
             !(d->turn.phases & (fresh ? SCHED_PREFILL_ONLY : SCHED_DECODE_ONLY)) ||
             (fresh && d->turn.fresh_max > 0 && d->prompt_count >= d->turn.fresh_max))
             continue;

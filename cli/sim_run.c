@@ -77,7 +77,8 @@ static enum sched_role role_of(const struct sim_fleet *fleet, uint32_t device)
 static int begin(struct sim *s)
 {
     struct sched_params params = {.turn_us = (int64_t)(s->fleet->turn * 1e6),
-                                  .starve_us = (int64_t)(s->fleet->starve * 1e6)};
+                                  .starve_us = (int64_t)(s->fleet->starve * 1e6),
+                                  .held = s->fleet->as_daemon ? 2 : 0};
 
     if (host_begin(s) != 0)
         return -1;
@@ -85,6 +86,10 @@ static int begin(struct sim *s)
     if (s->sched == NULL)
         return -1;
     s->traits = sched_traits(s->sched);
+    if (s->fleet->as_daemon) {
+        s->traits.kv_leaves = 0;
+        s->traits.residents_max = 0;
+    }
     s->devices = calloc(s->fleet->devices, sizeof *s->devices);
     s->progress = calloc(s->trace->count, sizeof *s->progress);
     s->outcomes = calloc(s->trace->count, sizeof *s->outcomes);

@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define ORDER_VERSION    3
+#define ORDER_VERSION    4
 #define ORDER_FD         3
 #define ORDER_BYTES_MAX  65536u /* of any datagram */
 #define ORDER_TOKENS_MAX 8192u  /* in one ORDER_SEQ_TOKENS */
@@ -208,6 +208,7 @@ struct event_residency {
     uint64_t bytes;      /* copied (came) or given up (went) */
     uint64_t us;         /* that the copy took */
     uint64_t file_bytes; /* read from the model's files for it, and not told by EVENT_MASTER */
+    uint64_t disk_us;    /* that reading them took: of us, or, on a GPU, before */
 };
 
 enum master_state {

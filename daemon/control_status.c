@@ -229,6 +229,10 @@ static void send_instance(struct conn *conn, const struct policy_instance_status
     wire_put_i64(&w, "switch_us", in->switch_us);
     wire_put(&w, "next", in->next_model < c->model_count ? c->models[in->next_model].name : "");
     put_number(&w, "promised", in->promised);
+    wire_put_u64(&w, "max_batch", c->instances[in->index].max_batch);
+    wire_put(&w, "loads_behind", in->loads_behind ? "yes" : "no");
+    wire_put_u64(&w, "calibrations", in->calibrations);
+    wire_put_i64(&w, "calibration_us", in->calibration_us);
     wire_put(&w, "text", in->failure);
     conn_send(conn, &w);
 }
@@ -310,7 +314,11 @@ static void send_cost(struct conn *conn, const struct policy_snapshot *s, uint32
     put_number(&w, "context_token", m->cost.decode_context);
     put_number(&w, "prompt", m->cost.prefill);
     put_number(&w, "prompt_token", m->cost.prefill_token);
+    put_number(&w, "prompt_square", m->cost.prefill_square);
     put_number(&w, "load", m->cost.load);
+    put_number(&w, "disk", m->cost.disk);
+    put_number(&w, "kv_token", m->cost.kv_token);
+    wire_put(&w, "measured", m->calibrated ? "yes" : "no");
     for (int kind = 0; kind < COST_KINDS; kind++) {
         wire_put_u64(&w, samples[kind], m->cost_samples[kind]);
         put_number(&w, errors[kind], m->cost_samples[kind] ? m->cost_error[kind] : 0);

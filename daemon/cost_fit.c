@@ -2,6 +2,7 @@
 #include "daemon/cost_fit.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define FORGET       0.002 /* of a measurement's weight with each further one; the first ones, */
@@ -17,6 +18,7 @@
 #define WILD_LEAST   0.02 /* of which each is taken to be as much of the prediction */
 #define SECONDS_MOST 600.0
 #define PREDICT_MIN  1e-9
+#define POINT_WEIGHT 10.0 /* of a point, in measurements, at least */
 
 void cost_fit_begin(struct cost_fit *f, const double coefficient[COST_TERMS],
                     const double least[COST_TERMS], double weight)
@@ -155,4 +157,73 @@ void cost_fit_learn(struct cost_fit *f, const double terms[COST_TERMS], double s
             f->value[i] = 0;
     }
     f->samples++;
+}
+
+/* --- points ----------------------------------------------------------------------------------- */
+
+/* All coefficients together by how wrong they are in the geometric mean. */
+static void scale_to(struct cost_fit *f, const struct cost_point *points, uint32_t n)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        double predicted = cost_fit_predict(f, points[i].terms);
+
+        sum += log(points[i].seconds / (predicted > PREDICT_MIN ? predicted : PREDICT_MIN));
+    }
+    for (int i = 0; i < COST_TERMS; i++) {
+        f->guess[i] *= (f->value[i] > 0 ? f->value[i] : 1) * exp(sum / n);
+        f->value[i] = f->value[i] > 0;
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static double median_error(const struct cost_fit *f, const struct cost_point *points, uint32_t n)
+{
+    double *errors = malloc(n * sizeof *errors), median;
+
+    if (errors == NULL)
+        return 1;
+    for (uint32_t i = 0; i < n; i++)
+        errors[i] = fabs(cost_fit_predict(f, points[i].terms) / points[i].seconds - 1);
+    qsort(errors, n, sizeof *errors, ascending);
+    median = errors[n / 2];
+    free(errors);
+    return median > ERROR_LEAST ? fmin(median, 1) : ERROR_LEAST;
+}
+
+void cost_fit_points(struct cost_fit *f, const struct cost_point *points, uint32_t n,
+                     uint32_t steps)
+{
+    double gradient[COST_TERMS] = {0}, step[COST_TERMS];
+    double weight = steps > POINT_WEIGHT ? steps : POINT_WEIGHT;
+
+    scale_to(f, points, n);
+    memset(f->info, 0, sizeof f->info);
+    for (uint32_t p = 0; p < n; p++) {
+        double x[COST_TERMS], error = 1;
+
+        for (int i = 0; i < COST_TERMS; i++) {
+            x[i] = points[p].terms[i] * f->guess[i] / points[p].seconds;
+            error -= x[i] * f->value[i];
+        }
+        for (int i = 0; i < COST_TERMS; i++) {
+            for (int j = 0; j < COST_TERMS; j++)
+                f->info[i][j] += weight * x[i] * x[j];
+            gradient[i] += weight * x[i] * error;
+        }
+    }
+    constrained_step(f, gradient, step);
+    for (int i = 0; i < COST_TERMS; i++)
+        f->value[i] = fmax(f->value[i] + step[i], 0);
+    f->scaled = SCALED;
+    f->error = median_error(f, points, n);
+    if (f->samples < (uint64_t)n * steps)
+        f->samples = (uint64_t)n * steps;
 }

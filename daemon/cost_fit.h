@@ -27,6 +27,13 @@ struct cost_fit {
  * what one of them is taken to be for its size if it is 0. */
 void cost_fit_begin(struct cost_fit *f, const double coefficient[COST_TERMS],
                     const double least[COST_TERMS], double weight);
+struct cost_point { /* a measurement that was made on purpose */
+    double terms[COST_TERMS], seconds;
+};
+/* In place of what was known: least squares of relative errors of all points, each of which stands
+ * for `steps` measurements.  What they do not tell apart keeps its proportions.  n >= 1. */
+void cost_fit_points(struct cost_fit *f, const struct cost_point *points, uint32_t n,
+                     uint32_t steps);
 double cost_fit_predict(const struct cost_fit *f, const double terms[COST_TERMS]);
 /* A measurement in seconds; what is no number, or not above 0, is not one. */
 void cost_fit_learn(struct cost_fit *f, const double terms[COST_TERMS], double seconds);

@@ -303,6 +303,11 @@ static void put_instances(struct page *p)
     for (uint32_t k = 0; k < s->instances; k++)
         put(p, "modelpool_step_seconds_total{instance=\"%s\"} %.6f\n", instance_name(p, k),
             (double)s->instance[k].step_us / 1e6);
+    head(p, "modelpool_calibration_seconds_total", "counter",
+         "Time in steps that measured what work costs, off traffic.");
+    for (uint32_t k = 0; k < s->instances; k++)
+        put(p, "modelpool_calibration_seconds_total{instance=\"%s\"} %.6f\n", instance_name(p, k),
+            (double)s->instance[k].calibration_us / 1e6);
     head(p, "modelpool_switch_seconds_total", "counter", "Time in switches between models.");
     for (uint32_t k = 0; k < s->instances; k++)
         put(p, "modelpool_switch_seconds_total{instance=\"%s\"} %.6f\n", instance_name(p, k),

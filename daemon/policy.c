@@ -37,6 +37,7 @@ static const struct policy_limits usual_limits = {
     .start_us = 60000000,
     .silence_us = 300000000,
     .quit_us = 2000000,
+    .calibrate_us = 3000000,
     .starts_max = 5,
     .deaths_max = 3,
 };
@@ -86,10 +87,12 @@ void policy_settle(struct policy *p)
     for (uint32_t i = 0; i < p->instance_count; i++) {
         sequence_settle(&p->instances[i]);
         turn_feed(&p->instances[i]);
+        command_settle(&p->instances[i]);
     }
     command_check_drains(p);
     if (p->changed) {
         p->changed = 0;
+        tier_tell(p);
         snapshot_publish(p);
     }
 }
@@ -214,6 +217,7 @@ static void on_cost_timer(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     cost_on_timer(arg);
+    policy_settle(arg);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -256,7 +260,7 @@ static int instance_init(struct policy *p, uint32_t config_index, struct error *
     in->config = &p->config->instances[config_index];
     in->status.index = config_index;
     in->status.running_model = in->status.next_model = UINT32_MAX;
-    in->loading = UINT32_MAX;
+    in->loading = in->calibration.model = UINT32_MAX;
     in->models = calloc(p->model_count > 0 ? p->model_count : 1, sizeof *in->models);
     in->timer = event_new(p->base, -1, 0, on_timer, in);
     p->instance_count++;

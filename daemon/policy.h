@@ -144,8 +144,11 @@ struct policy_instance_status {
     uint64_t file_bytes;                /* read from models' files */
     uint64_t prefetches, prefetch_hits; /* loads behind turns; those that a turn then found */
     int64_t step_us, switch_us;
-    double promised;   /* the part of its time that requests with an SLO were promised */
-    char failure[160]; /* why the last engine ended; "" once another one is up */
+    uint32_t calibrations;  /* measurings off traffic that were completed */
+    int64_t calibration_us; /* of steps that they took */
+    int loads_behind;       /* it loads one model while another runs */
+    double promised;        /* the part of its time that requests with an SLO were promised */
+    char failure[160];      /* why the last engine ended; "" once another one is up */
 };
 struct policy_model_status {   /* of a model on an instance */
     int known, resident, ok;   /* known: the engine has read the file; ok: it can run there */
@@ -161,7 +164,8 @@ struct policy_model_status {   /* of a model on an instance */
     struct cost cost;
     uint64_t cost_samples[COST_KINDS];
     double cost_error[COST_KINDS];
-    int in_host;      /* it has a master copy */
+    int calibrated;   /* its costs were measured off traffic, or by an earlier life */
+    int in_host;      /* its weights lie in host memory */
     int preparing;    /* one is prepared, */
     uint32_t percent; /* of which this is done */
 };

@@ -10,6 +10,7 @@ daemon_libpolicy_a_SOURCES = \
     daemon/policy.c \
     daemon/policy.h \
     daemon/policy_admit.c \
+    daemon/policy_calibrate.c \
     daemon/policy_command.c \
     daemon/policy_cost.c \
     daemon/policy_engine.c \
@@ -36,6 +37,7 @@ check_PROGRAMS += \
     tests/unit/engine_link_test \
     tests/unit/mailbox_test \
     tests/unit/policy_admit_test \
+    tests/unit/policy_calibrate_test \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
@@ -46,6 +48,7 @@ TESTS += \
     tests/unit/engine_link_test \
     tests/unit/mailbox_test \
     tests/unit/policy_admit_test \
+    tests/unit/policy_calibrate_test \
     tests/unit/policy_death_test \
     tests/unit/policy_engine_test \
     tests/unit/policy_test \
@@ -70,6 +73,8 @@ POLICY_BENCH = \
     tests/unit/policy_bench.h
 tests_unit_policy_admit_test_SOURCES = tests/unit/policy_admit_test.c $(POLICY_BENCH)
 tests_unit_policy_admit_test_LDADD = $(POLICY_TEST_LIBS)
+tests_unit_policy_calibrate_test_SOURCES = tests/unit/policy_calibrate_test.c $(POLICY_BENCH)
+tests_unit_policy_calibrate_test_LDADD = $(POLICY_TEST_LIBS) -lm
 tests_unit_policy_death_test_SOURCES = tests/unit/policy_death_test.c $(POLICY_BENCH)
 tests_unit_policy_death_test_LDADD = $(POLICY_TEST_LIBS)
 tests_unit_policy_engine_test_SOURCES = tests/unit/policy_engine_test.c

@@ -91,6 +91,7 @@ static void refuse_load(struct policy *p, uint32_t model, uint64_t tag)
 static void load(struct policy *p, uint32_t model, uint64_t tag)
 {
     struct instance *where = NULL;
+    struct pending_command *c;
 
     for (uint32_t i = 0; i < p->instance_count; i++) {
         struct instance *in = &p->instances[i];
@@ -98,9 +99,10 @@ static void load(struct policy *p, uint32_t model, uint64_t tag)
         if (!engine_can_run(in, model))
             continue;
         if (in->models[model].status.resident) {
-            replyf(p, tag, STATUS_OK, "model %s is resident on instance %s", model_name(p, model),
-                   in->config->name);
-            return;
+            c = pend(p, POLICY_LOAD, model, tag, in);
+            if (c != NULL)
+                c->loaded = 1;
+            return; /* command_settle() answers */
         }
         if (where == NULL && !in->drained)
             where = in;
@@ -129,6 +131,8 @@ static void unload(struct policy *p, uint32_t model, uint64_t tag)
     if (pend(p, POLICY_UNLOAD, model, tag, NULL) == NULL)
         return;
     for (uint32_t i = 0; i < p->instance_count; i++) {
+        if (p->instances[i].calibration.model == model)
+            calibrate_yield(&p->instances[i]);
         if (p->instances[i].models[model].status.resident)
             order_model(&p->instances[i], ORDER_UNLOAD, model);
     }
@@ -142,13 +146,38 @@ static void check_load(struct policy *p, struct pending_command *c,
     char text[ORDER_TEXT_MAX];
 
     if (ev->resident) {
-        snprintf(text, sizeof text, "model %s is resident on instance %s", model_name(p, c->target),
-                 c->instance->config->name);
-        settle_command(p, c, STATUS_OK, text);
-    } else if (ev->bytes == 0) {
+        c->loaded = 1;
+    } else if (ev->bytes == 0 && !c->loaded) {
         snprintf(text, sizeof text, "model %s finds no room on instance %s beside what runs there",
                  model_name(p, c->target), c->instance->config->name);
         settle_command(p, c, STATUS_EXHAUSTED, text);
+    }
+}
+
+static void settle_load(struct policy *p, struct pending_command *c, const char *note)
+{
+    char text[ORDER_TEXT_MAX];
+
+    snprintf(text, sizeof text, "model %s is resident on instance %s%s", model_name(p, c->target),
+             c->instance->config->name, note);
+    settle_command(p, c, STATUS_OK, text);
+}
+
+void command_settle(struct instance *in)
+{
+    struct policy *p = in->policy;
+    struct pending_command *c, *next;
+
+    for (c = TAILQ_FIRST(&p->commands); c != NULL; c = next) {
+        next = TAILQ_NEXT(c, link);
+        if (c->command != POLICY_LOAD || c->instance != in || !c->loaded)
+            continue;
+        if (!calibrate_wanted(in, c->target))
+            settle_load(p, c, "");
+        else if (calibrate_may(in))
+            calibrate_begin(in, c->target);
+        else if (in->calibration.model == UINT32_MAX)
+            settle_load(p, c, "; its costs are measured when the instance is idle");
     }
 }
 

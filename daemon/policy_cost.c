@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "daemon/policy_state.h"
 
+#define DISK_SPEED    1e9       /* bytes/s from the disk, as a first guess */
 #define COPY_LEARNED  0.2       /* share of the last copy */
 #define TAUGHT_WEIGHT 30.0      /* at most */
 #define KNOWN_SAMPLES 16u       /* steps from which on a cost is measured */
@@ -50,6 +51,9 @@ static void tell(struct instance *in, uint32_t model)
     c->prefill_square = cost_fit_coefficient(&m->prefill, 2);
     if (!(c->decode > BASE_LEAST))
         c->decode = BASE_LEAST;
+    if (!(c->disk > 0) && tier_has(in, model))
+        c->disk =
+            (double)m->status.weight_bytes / (in->disk_speed > 0 ? in->disk_speed : DISK_SPEED);
     sched_set_cost(in->policy->sched, in->index, model, c, NULL);
 }
 
@@ -104,6 +108,7 @@ static void begin_taught(struct instance *in, uint32_t model, const struct polic
     m->loads = t->samples[COST_LOAD];
     m->load_error = t->error[COST_LOAD];
     m->measured_us = clock_monotonic_us();
+    m->calibrated = calibrate_is_known(m);
     log_info("instance %s: model %s: costs of before: a step %.3g ms, a prompt's token %.3g ms, "
              "the load %.3g s",
              in->config->name, in->policy->config->models[model].name,
@@ -125,8 +130,62 @@ static const struct policy_cost *find_taught(const struct instance *in, uint32_t
     return NULL;
 }
 
+static int is_alike(const struct engine_model *a, const struct engine_model *b)
+{
+    return a->layout == b->layout && a->status.weight_bytes == b->status.weight_bytes &&
+           a->status.kv_token_bytes == b->status.kv_token_bytes;
+}
+
+/* A model of the same shape, whose steps have been measured on such a device; NULL. */
+static const struct engine_model *find_alike(const struct instance *in, uint32_t model)
+{
+    const struct policy *p = in->policy;
+    const struct engine_model *m = &in->models[model];
+
+    for (uint32_t k = 0; k < p->instance_count; k++) {
+        const struct instance *other = &p->instances[k];
+
+        for (uint32_t i = 0; i < p->model_count; i++) {
+            const struct engine_model *o = &other->models[i];
+
+            if (o != m && o->calibrated && is_alike(o, m) &&
+                strcmp(other->status.device, in->status.device) == 0)
+                return o;
+        }
+    }
+    return NULL;
+}
+
+static void begin_alike(struct engine_model *m, const struct engine_model *like)
+{
+    m->cost = like->cost;
+    m->step = like->step;
+    m->prefill = like->prefill;
+    m->loads = like->loads;
+    m->load_error = like->load_error;
+    m->measured_us = like->measured_us;
+    m->calibrated = m->cost_changed = 1;
+}
+
+void cost_share(struct policy *p)
+{
+    for (uint32_t k = 0; k < p->instance_count; k++) {
+        for (uint32_t i = 0; i < p->model_count; i++) {
+            struct engine_model *m = &p->instances[k].models[i];
+            const struct engine_model *like;
+
+            if (m->calibrated || !(m->cost.decode > 0) ||
+                (like = find_alike(&p->instances[k], i)) == NULL)
+                continue;
+            begin_alike(m, like);
+            tell(&p->instances[k], i);
+        }
+    }
+}
+
 void cost_begin(struct instance *in, uint32_t model)
 {
+    const struct engine_model *like = find_alike(in, model);
     const struct policy_cost *t;
 
     if (in->models[model].cost.decode > 0) { /* an engine before this one has taught it */
@@ -136,6 +195,8 @@ void cost_begin(struct instance *in, uint32_t model)
     t = find_taught(in, model);
     if (t != NULL)
         begin_taught(in, model, t);
+    else if (like != NULL)
+        begin_alike(&in->models[model], like);
     else
         begin_guess(in, model);
     tell(in, model);
@@ -221,18 +282,61 @@ void cost_step(struct instance *in, uint32_t model, const struct event_step *ev,
     tell(in, model);
 }
 
-void cost_load(struct instance *in, uint32_t model, uint64_t us)
+/* Reading the files into the host tier; a GPU's engine tells it apart from the copy. */
+static void learn_disk(struct instance *in, const struct event_residency *ev)
 {
-    struct engine_model *m = &in->models[model];
-    double seconds = (double)us / 1e6, bytes = (double)m->status.weight_bytes, error;
+    struct engine_model *m = &in->models[ev->model];
+    double seconds = (double)ev->disk_us / 1e6;
+
+    if (in->config->device == CONFIG_CPU)
+        seconds -= m->cost.load; /* us and disk_us are one there */
+    if (!(seconds > 0) || seconds > LOAD_MOST)
+        return;
+    m->cost.disk = seconds;
+    in->disk_speed = (double)m->status.weight_bytes / seconds;
+}
+
+void cost_load(struct instance *in, const struct event_residency *ev)
+{
+    struct engine_model *m = &in->models[ev->model];
+    double seconds = (double)ev->us / 1e6, bytes = (double)m->status.weight_bytes, error;
 
     if (!(m->cost.decode > 0) || !(seconds > 0) || seconds > LOAD_MOST)
         return;
+    if (tier_has(in, ev->model)) {
+        m->in_host = 1;
+        learn_disk(in, ev);
+        if (ev->disk_us > 0 && in->config->device == CONFIG_CPU) { /* that was most of it */
+            tell(in, ev->model);
+            return;
+        }
+    }
     error = fabs(seconds - m->cost.load) / seconds;
     m->load_error += (m->loads == 0 ? 1 : LOAD_LEARNED) * (error - m->load_error);
     m->cost.load += (m->loads == 0 ? 1 : LOAD_LEARNED) * (seconds - m->cost.load);
     in->load_speed += (in->load_speed > 0 ? LOAD_LEARNED : 1) * (bytes / seconds - in->load_speed);
     m->loads++;
+    m->cost_changed = 1;
+    tell(in, ev->model);
+}
+
+void cost_switch(struct instance *in, uint32_t model, uint64_t us)
+{
+    if (us == 0)
+        return;
+    in->models[model].cost.load = (double)us / 1e6;
+    in->models[model].cost_changed = 1;
+    tell(in, model);
+}
+
+void cost_calibrated(struct instance *in, uint32_t model, const struct cost_point *batches,
+                     uint32_t batch_count, const struct cost_point *prompts, uint32_t prompt_count)
+{
+    struct engine_model *m = &in->models[model];
+
+    cost_fit_points(&m->step, batches, batch_count, CALIBRATION_STEPS_MIN);
+    cost_fit_points(&m->prefill, prompts, prompt_count, 1);
+    m->measured_us = clock_monotonic_us();
     m->cost_changed = 1;
     tell(in, model);
 }
@@ -294,5 +398,7 @@ void cost_on_timer(struct policy *p)
     const struct timeval again = {.tv_sec = COST_WRITE_US / 1000000};
 
     cost_flush(p);
+    for (uint32_t i = 0; i < p->instance_count; i++)
+        calibrate_idle(&p->instances[i]);
     event_add(p->cost_timer, &again);
 }

@@ -65,8 +65,7 @@ static void start_failed(struct instance *in, const char *text)
     back_off(in);
 }
 
-/* An instance's share of HostCache=: the GPUs of a node have equal ones. */
-static uint64_t host_share(const struct policy *p)
+uint64_t engine_host_share(const struct policy *p)
 {
     uint64_t gpus = 0;
 
@@ -85,7 +84,7 @@ static void send_hello(struct instance *in)
         .max_batch = in->config->max_batch,
         .device = in->config->device == CONFIG_CUDA ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU,
         .gpu = in->config->gpu,
-        .host_bytes = host_share(in->policy),
+        .host_bytes = engine_host_share(in->policy),
         .swap_bytes = swap_share(in),
         .precision = in->config->precision,
         .ranks = in->config->ranks,
@@ -242,6 +241,9 @@ void engine_model(struct instance *in, const struct event_model *ev)
     m->status.kv_token_bytes = ev->kv_token_bytes;
     m->status.max_context = ev->max_context;
     m->page_tokens = ev->page_tokens;
+    m->vocabulary = ev->vocabulary;
+    m->layout = ev->layout;
+    m->in_host = 0;
     cost_begin(in, ev->model);
     tier_model_known(in, ev);
     if (in->policy->config->models[ev->model].pin == PIN_GPU)
@@ -313,6 +315,7 @@ void engine_lost(struct instance *in, const char *why)
     forget_models(in);
     take_back_all(in);
     in->turn_count = 0;
+    in->calibration.model = UINT32_MAX;
     in->loading = UINT32_MAX;
     in->failed_loads = 0;
     in->empty_turns = 0;

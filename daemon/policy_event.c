@@ -101,6 +101,8 @@ static void on_step(struct instance *in, const struct event_step *ev)
         engine_link_break(in->link, "it made a step outside of its turns");
         return;
     }
+    if (calibrate_step(in, ev))
+        return;
     model = in->turns[0].model;
     cost_step(in, model, ev, in->models[model].prefill_tokens);
     keep_prefill(&in->models[model], ev);
@@ -175,8 +177,11 @@ static void on_residency(struct instance *in, const struct event_residency *ev)
     in->status.file_bytes += ev->file_bytes;
     if (in->models[ev->model].status.resident != (ev->resident != 0))
         set_resident(in, ev);
+    if (ev->resident)
+        cost_load(in, ev);
     turn_loaded(in, ev);
     command_residency(in, ev);
+    calibrate_residency(in, ev);
 }
 
 /* --- the channel's calls ---------------------------------------------------------------------- */

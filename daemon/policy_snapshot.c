@@ -52,7 +52,8 @@ static void copy_model(const struct instance *in, uint32_t model, struct policy_
     /* The engine tells at turn ends; pages of sequences that ended since are free again. */
     if (to->running == 0)
         to->kv_pages_used = 0;
-    to->in_host = m->master != NULL && m->master->state == TIER_COMPLETE;
+    to->calibrated = m->calibrated;
+    to->in_host = m->hosted;
     to->preparing = tier_percent(m, &to->percent);
     sched_get_work(in->policy->sched, in->index, model, &work);
     to->since_us = work.since;
@@ -95,6 +96,7 @@ void snapshot_publish(struct policy *p)
         *to = in->status;
         snprintf(to->state, sizeof to->state, "%s", state_word(in));
         to->promised = sched_promised(p->sched, i);
+        to->loads_behind = in->loads_behind;
         snprintf(to->failure, sizeof to->failure, "%.*s", (int)sizeof to->failure - 1, in->failure);
         for (uint32_t m = 0; m < p->model_count; m++)
             copy_model(in, m, &p->snapshot.model[(size_t)i * p->model_count + m]);

@@ -33,11 +33,12 @@
 
 struct policy_limits {
     struct supervisor_limits restart;
-    int64_t start_us;    /* from start to EVENT_READY */
-    int64_t silence_us;  /* without an event while there is work */
-    int64_t quit_us;     /* from the end of the channel to SIGKILL */
-    uint32_t starts_max; /* failed starts in a row after which requests are refused */
-    uint32_t deaths_max; /* of engines that had a sequence, without a token in between */
+    int64_t start_us;     /* from start to EVENT_READY */
+    int64_t silence_us;   /* without an event while there is work */
+    int64_t quit_us;      /* from the end of the channel to SIGKILL */
+    int64_t calibrate_us; /* of steps that measure a model's costs; 0: none do */
+    uint32_t starts_max;  /* failed starts in a row after which requests are refused */
+    uint32_t deaths_max;  /* of engines that had a sequence, without a token in between */
 };
 
 enum sequence_state { SEQUENCE_WAITING, SEQUENCE_HELD, SEQUENCE_OPEN };
@@ -90,6 +91,11 @@ struct engine_model { /* a model on an instance */
     uint64_t prefill_us, prefill_tokens; /* of steps, not charged to a sequence yet */
     struct cost cost;                    /* as measured so far; decode 0: the model is not known */
     struct cost_fit step, prefill;
+    uint32_t vocabulary;
+    uint64_t layout;            /* of its weights: models of one are of one shape */
+    int calibrated;             /* its costs need no measuring off traffic any more */
+    uint32_t calibration_tries; /* that requests cut short */
+    int in_host, hosted;        /* its engine keeps a copy in host memory; as the scheduler knows */
     double load_error;
     uint64_t loads;
     int64_t measured_us;     /* the last step */
@@ -99,6 +105,30 @@ struct engine_model { /* a model on an instance */
     struct tier_master *master; /* NULL: the host tier has no place for it */
     enum master_use lent;       /* to this engine */
     int prefetched;             /* came behind the turns, and has had none since */
+};
+
+#define CALIBRATION_SCENES     10
+#define CALIBRATION_POINTS     64u
+#define CALIBRATION_PROMPT_MAX 1024u
+#define CALIBRATION_STEPS      128u    /* that only decode, of a scene, at most, */
+#define CALIBRATION_STEPS_MIN  8u      /* and at least */
+#define CALIBRATE_IDLE_US      1000000 /* an instance that is idle for so long may measure */
+
+struct calibration { /* of one model's costs on an idle instance */
+    uint32_t model;  /* UINT32_MAX: none goes on */
+    uint32_t round, scene;
+    int warm_up;   /* the first scene is not believed */
+    int yields;    /* a request has come */
+    int reloading; /* the last part: what a switch takes */
+    int64_t left_us;
+    uint64_t turn, first; /* the scene's turn; the number of its first sequence, */
+    uint32_t rows;        /* of so many, */
+    uint32_t output;      /* and as many tokens as each yields */
+    struct cost_point prompt;
+    double prompt_seconds; /* so far */
+    uint32_t step_count, batch_count, prompt_count;
+    struct cost_point steps[CALIBRATION_STEPS]; /* of the scene */
+    struct cost_point batches[CALIBRATION_POINTS], prompts[CALIBRATION_POINTS];
 };
 
 enum instance_state { INSTANCE_DOWN, INSTANCE_STARTING, INSTANCE_READY, INSTANCE_REAPING };
@@ -123,6 +153,8 @@ struct instance {
     uint32_t failed_starts;       /* engines in a row that ended before that */
     char failure[ERROR_TEXT_MAX]; /* why the last engine ended; "" since another one is complete */
     double load_speed;            /* bytes/s at which weights came; 0: none did */
+    double disk_speed;            /* and at which they were read into the host tier */
+    struct calibration calibration;
     struct held_turn turns[POLICY_TURNS_HELD];
     uint32_t turn_count;
     uint64_t settled_turn; /* the end of a turn before this one does not know of the last close */
@@ -139,6 +171,7 @@ struct pending_command {
     uint32_t target;
     uint64_t tag;
     struct instance *instance; /* LOAD: where; DRAIN */
+    int loaded;                /* LOAD: it is there, and may have to be measured */
 };
 
 TAILQ_HEAD(command_list, pending_command);
@@ -240,12 +273,16 @@ void engine_model(struct instance *in, const struct event_model *ev);
 int engine_is_down(const struct instance *in);
 /* It does not start, again and again. */
 int engine_failed(const struct instance *in);
+/* An instance's share of HostCache=: the GPUs of a node have equal ones. */
+uint64_t engine_host_share(const struct policy *p);
 /* READY, and the model's file is read and can run. */
 int engine_can_run(const struct instance *in, uint32_t model);
 
 /* --- policy_turn.c: what engines run next --- */
 void turn_feed(struct instance *in);
 void turn_ended(struct instance *in, const struct event_turn_end *ev);
+/* A turn has been ordered. */
+void turn_hold(struct instance *in, uint64_t turn, uint32_t model);
 /* A model's weights came or went, and it may be what was loaded behind the turns. */
 void turn_loaded(struct instance *in, const struct event_residency *ev);
 
@@ -269,10 +306,40 @@ void cost_begin(struct instance *in, uint32_t model);
 /* A step; prefilling: prompt tokens that were computed before it of what is being prefilled. */
 void cost_step(struct instance *in, uint32_t model, const struct event_step *ev,
                uint64_t prefilling);
-void cost_load(struct instance *in, uint32_t model, uint64_t us);
+/* Its weights came, by a turn, an order or behind the turns. */
+void cost_load(struct instance *in, const struct event_residency *ev);
+/* Models that were not measured take what was with others of their shape. */
+void cost_share(struct policy *p);
+/* A load that was made to be measured. */
+void cost_switch(struct instance *in, uint32_t model, uint64_t us);
+/* What was measured off traffic: decode steps, and prompts alone. */
+void cost_calibrated(struct instance *in, uint32_t model, const struct cost_point *batches,
+                     uint32_t batch_count, const struct cost_point *prompts, uint32_t prompt_count);
 void cost_moved(struct instance *in, uint32_t model, uint64_t bytes, uint64_t us);
 
+/* --- policy_calibrate.c: measuring costs off traffic --- */
+/* The model's costs should be measured on the instance. */
+int calibrate_wanted(const struct instance *in, uint32_t model);
+/* The instance has nothing else to do. */
+int calibrate_may(const struct instance *in);
+/* Both hold, and the model is resident. */
+void calibrate_begin(struct instance *in, uint32_t model);
+/* Something else is to be done. */
+void calibrate_yield(struct instance *in);
+/* Of an instance that has been idle for a while. */
+void calibrate_idle(struct instance *in);
+/* 1: it was one of the calibration's own, and nobody else's. */
+int calibrate_step(struct instance *in, const struct event_step *ev);
+int calibrate_turn_ended(struct instance *in, const struct event_turn_end *ev);
+void calibrate_residency(struct instance *in, const struct event_residency *ev);
+/* What was measured before needs no calibration. */
+int calibrate_is_known(const struct engine_model *m);
+
 /* --- policy_tier.c: master copies of weights in host memory --- */
+/* A load of the model may come from host memory. */
+int tier_has(const struct instance *in, uint32_t model);
+/* The scheduler learns which models lie in host memory. */
+void tier_tell(struct policy *p);
 void tier_begin(struct policy *p, struct tier *tier);
 /* A file with weights goes to an engine; and all of the model's are forgotten. */
 void tier_note_file(struct instance *in, uint32_t model, int fd);
@@ -305,6 +372,8 @@ void command_residency(struct instance *in, const struct event_residency *ev);
 /* A sequence has ended: a drain may be complete. */
 void command_check_drains(struct policy *p);
 void command_instance_lost(struct instance *in);
+/* What was loaded by command is measured, if the instance can do so now. */
+void command_settle(struct instance *in);
 void command_refuse_all(struct policy *p);
 
 /* --- policy_snapshot.c --- */

@@ -134,6 +134,31 @@ void tier_turn_ended(struct instance *in, uint32_t model)
     tier_discard(in->policy->tier, m->master, 0);
 }
 
+int tier_has(const struct instance *in, uint32_t model)
+{
+    if (in->config->device == CONFIG_CUDA)
+        return engine_host_share(in->policy) > 0;
+    return in->models[model].master != NULL;
+}
+
+/* A GPU's engine does not say which copies it gave up: what it has loaded counts as there. */
+void tier_tell(struct policy *p)
+{
+    for (uint32_t i = 0; i < p->instance_count; i++) {
+        for (uint32_t model = 0; model < p->model_count; model++) {
+            struct engine_model *m = &p->instances[i].models[model];
+            int hosted = p->instances[i].config->device == CONFIG_CUDA
+                             ? m->in_host
+                             : m->master != NULL && m->master->state == TIER_COMPLETE;
+
+            if (hosted == m->hosted || !m->status.known)
+                continue;
+            m->hosted = hosted;
+            sched_set_hosted(p->sched, i, model, hosted);
+        }
+    }
+}
+
 /* --- what engines say ------------------------------------------------------------------------- */
 
 static void replace(struct policy *p, const struct tier_master *gone, struct tier_master *by)

@@ -57,6 +57,12 @@ static void feed_load(struct instance *in, int64_t now)
     in->policy->changed = 1;
 }
 
+void turn_hold(struct instance *in, uint64_t turn, uint32_t model)
+{
+    in->turns[in->turn_count++] = (struct held_turn){turn, model};
+    show_running(in);
+}
+
 void turn_feed(struct instance *in)
 {
     struct policy *p = in->policy;
@@ -80,11 +86,11 @@ void turn_feed(struct instance *in)
 
         if (in->turn_count == 0)
             in->heard_us = now; /* the silence of an idle engine does not count */
+        calibrate_yield(in);
         tier_need(in, order.model);
         swap_unpark(in, order.model);
         engine_link_send(in->link, &order, sizeof order);
-        in->turns[in->turn_count++] = (struct held_turn){order.turn, order.model};
-        show_running(in);
+        turn_hold(in, order.turn, order.model);
     }
     swap_park(in);
 }
@@ -210,7 +216,6 @@ void turn_loaded(struct instance *in, const struct event_residency *ev)
         in->status.switches++;
         in->status.switch_bytes += ev->bytes;
         m->status.switches++;
-        cost_load(in, ev->model, ev->us);
         return;
     }
     /* It found no room, or gave it up to KV; the scheduler may ask again. */
@@ -275,7 +280,6 @@ static void account(struct instance *in, const struct event_turn_end *ev)
     if (ev->switch_bytes > 0) {
         in->status.switches++;
         status->switches++;
-        cost_load(in, ev->model, ev->switch_us);
     }
     if (in->models[ev->model].prefetched && ev->steps > 0) {
         in->models[ev->model].prefetched = 0;
@@ -303,6 +307,10 @@ void turn_ended(struct instance *in, const struct event_turn_end *ev)
     }
     in->turn_count--;
     in->turns[0] = in->turns[1];
+    if (calibrate_turn_ended(in, ev)) {
+        show_running(in);
+        return;
+    }
     account(in, ev);
     tier_turn_ended(in, ev->model);
     show_running(in);

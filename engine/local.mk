@@ -97,6 +97,7 @@ check_PROGRAMS += \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
     tests/unit/engine_golden_test \
+    tests/unit/engine_host_tier_test \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
@@ -115,6 +116,7 @@ TESTS += \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
     tests/unit/engine_golden_test \
+    tests/unit/engine_host_tier_test \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
@@ -155,6 +157,11 @@ tests_unit_engine_golden_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h
 tests_unit_engine_golden_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_engine_host_tier_test_SOURCES = \
+    engine/random_model.c \
+    engine/random_model.h \
+    tests/unit/engine_host_tier_test.c
+tests_unit_engine_host_tier_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_logprobs_test_SOURCES = \
     tests/unit/engine_logprobs_test.c \
     tests/unit/engine_rig.c \

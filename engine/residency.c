@@ -78,7 +78,8 @@ static int book(struct residency *r, struct loader *l, struct error *err)
                                        .resident = 1,
                                        .bytes = m->weight_bytes,
                                        .us = l->us,
-                                       .file_bytes = l->file_bytes};
+                                       .file_bytes = l->file_bytes,
+                                       .disk_us = l->file_bytes > 0 || l->has_event ? l->us : 0};
     tell(r, &ev);
     return 0;
 }
@@ -171,9 +172,10 @@ void residency_close(struct residency *r)
         call_off(r, &r->behind);
     for (uint32_t i = 0; i < r->count; i++) {
         model_unload(r->models[i]);
-        host_tier_drop(&r->host, r->models[i]);
-        model_close(r->models[i]);
+        host_tier_drop(&r->host, r, r->models[i]);
     }
+    for (uint32_t i = 0; i < r->count; i++)
+        model_close(r->models[i]);
     r->count = 0;
     loader_close(&r->now);
     loader_close(&r->behind);
@@ -248,18 +250,20 @@ static int make_room(struct residency *r, struct model *m, const struct model *k
 static int load_gpu(struct residency *r, struct model *m, uint64_t *us, struct error *err)
 {
     struct event_residency ev = {.kind = EVENT_RESIDENCY, .model = m->id, .resident = 1};
-    int had = m->master != NULL;
-    int64_t start;
+    int64_t start = clock_monotonic_us();
+    uint64_t read = r->host.read;
 
     /* The first time takes as long as the files do, and is not a switch's own. */
     if (host_tier_hold(&r->host, r, m, err) != 0)
         return -1;
+    ev.file_bytes = m->master != NULL ? r->host.read - read : m->weight_bytes;
+    if (r->host.read > read)
+        ev.disk_us = (uint64_t)(clock_monotonic_us() - start);
     start = clock_monotonic_us();
     if (model_load(m, &r->staging, err) != 0)
         return -1;
     ev.bytes = m->weight_bytes;
     ev.us = *us = (uint64_t)(clock_monotonic_us() - start);
-    ev.file_bytes = had ? 0 : m->weight_bytes;
     tell(r, &ev);
     return 0;
 }

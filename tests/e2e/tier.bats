@@ -302,6 +302,25 @@ assert got == [0, 0], got'
     curl -sf http://127.0.0.1:811/metrics | grep -q '^modelpool_prefetch_hits_total{instance="cpu"} [1-9]'
 }
 
+@test "a load measures what steps, loads and the disk cost, before any request" {
+    stop_daemon TERM
+    rm -rf "$RIG_DIR/modelpool" "$RIG_DIR"/shm/*
+    write_config 200M
+    start
+    run -0 modelpool load small
+    modelpool status --json | python3 -c '
+import json, sys
+s = json.load(sys.stdin)
+costs = {c["model"]: c for c in s["costs"]}
+for name in ("small", "twin"): # which is of the same shape
+    c = costs[name]
+    assert c["measured"] == "yes" and float(c["steps"]) >= 16 and float(c["prefills"]) >= 3, c
+    assert float(c["step"]) > 0 and float(c["load"]) > 0 and float(c["disk"]) > 0, c
+i = s["instances"][0]
+assert float(i["calibrations"]) == 1 and 0 < float(i["calibration_us"]) < 3.5e6, i
+assert float(i["steps"]) == 0 and float(i["tokens"]) == 0, i'
+}
+
 @test "a tier that is switched off leaves nothing behind" {
     stop_daemon TERM
     [ -n "$(master)" ]

@@ -449,18 +449,38 @@ static union {
     char bytes[sizeof(struct event_step) + ORDER_ROWS_MAX * sizeof(struct event_row)];
 } out;
 
+/* What the step at hand takes, in us. */
+static useconds_t step_time(void)
+{
+    double ns[5], rows = 0, context = 0, sum;
+
+    if (sscanf(mode("FAKE_COST_NS"), "%lf,%lf,%lf,%lf,%lf", &ns[0], &ns[1], &ns[2], &ns[3],
+               &ns[4]) != 5)
+        return fake.step_us;
+    for (uint32_t i = 0; i < out.event.count; i++) {
+        if (out.event.rows[i].prefilled > 0)
+            continue;
+        rows++;
+        context += out.event.rows[i].position;
+    }
+    sum = rows > 0 ? ns[0] + ns[1] * context + ns[2] * rows : ns[3];
+    return (useconds_t)((sum + ns[4] * out.event.prefill_tokens) / 1000);
+}
+
 static void finish_step(void)
 {
+    const useconds_t us = step_time();
+
     for (uint32_t i = 0; i < out.event.count; i++) {
         if (out.event.rows[i].finish != FINISH_NONE)
             forget(find(out.event.rows[i].seq));
     }
-    usleep(fake.step_us);
+    usleep(us);
     out.event.kind = EVENT_STEP;
     out.event.turn = fake.turns[0].turn;
-    out.event.us = fake.step_us;
+    out.event.us = us;
     fake.end.steps++;
-    fake.end.step_us += fake.step_us;
+    fake.end.step_us += us;
     send_event(&out, sizeof out.event + out.event.count * sizeof out.event.rows[0]);
 }
 

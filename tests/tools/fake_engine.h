@@ -22,6 +22,9 @@
 /* Environment of the engine:
  * FAKE_MODE      "mute": reads orders, never ready; "exit": ends at once; "silent": ends no turn
  * FAKE_STEP_US   that a step takes; default 500
+ * FAKE_COST_NS   "BASE,CONTEXT,ROW,PROMPT,TOKEN" in place of it: a step takes BASE, CONTEXT for
+ *                each token that its rows look back at and ROW for each row; without rows that
+ *                decode PROMPT; and TOKEN for each of a prompt
  * FAKE_BAD_MODEL name of a model that it cannot run
  * FAKE_DIE_FILE, FAKE_DIE_STEP: the engine that removes the file dies at its step of that number */
 

@@ -138,6 +138,48 @@ static void nonsense_is_no_measurement(void **state)
         assert_true(f.value[i] >= 0 && isfinite(f.value[i]));
 }
 
+/* A few measurements made on purpose say all that they can; nothing falls below zero. */
+static void points_are_fitted_at_once(void **state)
+{
+    static const double shapes[][2] = {{1, 20}, {1, 260}, {4, 80}, {16, 320}, {4, 520}};
+    const uint32_t n = sizeof shapes / sizeof shapes[0];
+    struct cost_point points[sizeof shapes / sizeof shapes[0]];
+    struct cost_fit f;
+
+    (void)state;
+    for (double factor = 0.01; factor < 20; factor *= 10) {
+        cost_fit_begin(&f, guess, least, 0);
+        for (uint32_t i = 0; i < n; i++)
+            points[i] = (struct cost_point){{1, shapes[i][1], shapes[i][0]},
+                                            truth(factor, shapes[i][1], shapes[i][0])};
+        cost_fit_points(&f, points, n, 8);
+        expect_near(&f, factor, 0.02);
+        assert_true(f.error < 0.01);
+        assert_int_equal(f.samples, 8 * n);
+        measure(&f, 200, factor * 1.3); /* and go on from there */
+        expect_near(&f, factor * 1.3, 0.1);
+    }
+    for (uint32_t i = 0; i < n; i++) /* rows that make a step cheaper are noise */
+        points[i].seconds = 0.01 - 1e-4 * points[i].terms[2];
+    cost_fit_begin(&f, guess, least, 0);
+    cost_fit_points(&f, points, n, 8);
+    for (int i = 0; i < COST_TERMS; i++)
+        assert_true(f.value[i] >= 0 && isfinite(f.value[i]));
+}
+
+/* One size alone tells no parts apart: they keep their proportions. */
+static void one_point_scales_all(void **state)
+{
+    const struct cost_point point = {{1, 100, 1}, 0.142};
+    struct cost_fit f;
+
+    (void)state;
+    cost_fit_begin(&f, guess, least, 0);
+    cost_fit_points(&f, &point, 1, 8);
+    for (int i = 0; i < COST_TERMS; i++)
+        assert_true(fabs(cost_fit_coefficient(&f, i) / (2 * guess[i]) - 1) < 0.02);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +188,8 @@ int main(void)
         cmocka_unit_test(what_is_not_told_stays),
         cmocka_unit_test(a_guess_is_wrong_as_a_whole),
         cmocka_unit_test(nonsense_is_no_measurement),
+        cmocka_unit_test(points_are_fitted_at_once),
+        cmocka_unit_test(one_point_scales_all),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,85 +1,15 @@
 /* db_test.c - migration, groups of writes, leases, the ledger's life and what a full disk does. */
-#include "db/internal.h"
+#include "tests/unit/db_bench.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cmocka.h>
-
-struct bench {
-    char folder[64], path[128];
-    struct db *db;
-};
-
-static struct db *open_db(const char *path)
-{
-    struct error err = {STATUS_OK, ""};
-    struct db *db = db_open(path, &err);
-    if (!db)
-        fail_msg("%s", err.text);
-    return db;
-}
-
-static int make_bench(void **state)
-{
-    struct bench *b = calloc(1, sizeof *b);
-    if (!b)
-        return -1;
-    *state = b;
-    snprintf(b->folder, sizeof b->folder, "/tmp/db_test.XXXXXX");
-    if (!mkdtemp(b->folder))
-        return -1;
-    snprintf(b->path, sizeof b->path, "%s/modelpool.db", b->folder);
-    b->db = open_db(b->path);
-    return 0;
-}
-
-static int remove_bench(void **state)
-{
-    struct bench *b = *state;
-    char path[160];
-    db_close(b->db);
-    unlink(b->path);
-    snprintf(path, sizeof path, "%s-wal", b->path);
-    unlink(path);
-    snprintf(path, sizeof path, "%s-shm", b->path);
-    unlink(path);
-    int rv = rmdir(b->folder);
-    free(b);
-    return rv;
-}
-
-static void reopen(struct bench *b)
-{
-    db_close(b->db);
-    b->db = open_db(b->path);
-}
-
-#define OK(CALL)                                                                                   \
-    do {                                                                                           \
-        struct error err = {STATUS_OK, ""};                                                        \
-        if ((CALL) != 0)                                                                           \
-            fail_msg("%s: %s", #CALL, err.text);                                                   \
-    } while (0)
-
-/* The call fails with a status and text that says so; err is its last argument. */
-#define FAILS(STATUS, TEXT, CALL)                                                                  \
-    do {                                                                                           \
-        struct error err = {STATUS_OK, ""};                                                        \
-        assert_int_equal((CALL), -1);                                                              \
-        if (err.status != (STATUS) || !strstr(err.text, TEXT))                                     \
-            fail_msg("%s: %s: %s", #CALL, status_word(err.status), err.text);                      \
-    } while (0)
 
 static int64_t number(struct bench *b, const char *sql)
 {
@@ -100,30 +30,6 @@ static void execute(const char *path, const char *sql)
 }
 
 /* --- samples -------------------------------------------------------------------------------- */
-
-static struct db_lease sample_lease(int64_t job)
-{
-    struct db_lease l = {
-        .cluster = "c1",
-        .job = job,
-        .array_job = -1,
-        .array_task = -1,
-        .het_job = -1,
-        .het_offset = -1,
-        .uid = 1000,
-        .budget = -1,
-        .created_us = 5000000,
-    };
-    return l;
-}
-
-static int64_t new_lease(struct db *db, int64_t job)
-{
-    struct db_lease l = sample_lease(job);
-    OK(db_put_lease(db, &l, &err));
-    assert_true(l.id > 0);
-    return l.id;
-}
 
 static struct db_usage sample_usage(int64_t lease, int64_t n)
 {
@@ -715,87 +621,6 @@ static void test_locked_elsewhere(void **state)
     sqlite3_close(other);
 }
 
-/* --- costs and sums ------------------------------------------------------------------------------
- */
-
-static int take_cost(const struct db_cost *c, void *arg)
-{
-    struct db_cost *to = arg;
-    to[strcmp(c->device, "cpu") == 0] = *c;
-    return 0;
-}
-
-static void test_costs_come_back(void **state)
-{
-    struct bench *b = *state;
-    struct db_cost got[2];
-    struct db_cost c = {.model = "m",
-                        .device = "gpu",
-                        .weight_bytes = 1ull << 40,
-                        .prefill = 0.1,
-                        .prefill_token = 0.2,
-                        .prefill_square = 1e-12,
-                        .decode = 0.3,
-                        .decode_context = 4e-9,
-                        .decode_row = 0.5,
-                        .load = 6.5,
-                        .kv_token = 0.7,
-                        .step_samples = 8,
-                        .prefill_samples = 9,
-                        .load_samples = 10,
-                        .step_error = 0.11,
-                        .prefill_error = 0.12,
-                        .load_error = 0.13,
-                        .updated_us = 14};
-    OK(db_put_cost(b->db, &c, &err));
-    snprintf(c.device, sizeof c.device, "cpu");
-    c.decode = 1;
-    OK(db_put_cost(b->db, &c, &err));
-    c.decode = 2;
-    c.step_samples = 88;
-    OK(db_put_cost(b->db, &c, &err)); /* in place of the last */
-    reopen(b);
-    OK(db_each_cost(b->db, take_cost, got, &err));
-    assert_memory_equal(&got[1], &c, sizeof c);
-    assert_true(got[0].decode > 0.29 && got[0].decode < 0.31);
-    assert_string_equal(got[0].device, "gpu");
-    assert_int_equal(got[0].step_samples, 8);
-}
-
-struct sums {
-    int64_t physics, bio, others;
-};
-
-static int take_sum(const char *account, uint64_t tokens, void *arg)
-{
-    struct sums *s = arg;
-    *(strcmp(account, "physics") == 0 ? &s->physics
-      : strcmp(account, "bio") == 0   ? &s->bio
-                                      : &s->others) += (int64_t)tokens;
-    return 0;
-}
-
-static void test_accounts_are_summed(void **state)
-{
-    struct bench *b = *state;
-    struct sums sums = {0};
-    struct db_usage u = {.lease = new_lease(b->db, 1), .state = "open", .node = "n"};
-    for (int i = 0; i < 6; i++) {
-        snprintf(u.request, sizeof u.request, "r%d", i);
-        snprintf(u.account, sizeof u.account, "%s", i % 2 ? "physics" : "bio");
-        u.prompt_tokens = 10;
-        u.completion_tokens = i;
-        u.start_us = 1000 + i;
-        OK(db_open_usage(b->db, &u, &err));
-    }
-    OK(db_each_account(b->db, 1002, take_sum, &sums, &err));
-    assert_int_equal(sums.physics, 10 + 3 + 10 + 5);
-    assert_int_equal(sums.bio, 10 + 2 + 10 + 4);
-    assert_int_equal(sums.others, 0);
-}
-
-#define TEST(NAME) cmocka_unit_test_setup_teardown(NAME, make_bench, remove_bench)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -817,8 +642,6 @@ int main(void)
         TEST(test_lost_group_takes_no_more),
         TEST(test_read_only_is_an_error),
         TEST(test_locked_elsewhere),
-        TEST(test_costs_come_back),
-        TEST(test_accounts_are_summed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

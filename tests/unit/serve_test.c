@@ -159,33 +159,6 @@ static void percentiles_are_samples(void **state)
     assert_true(fabs(p[0]) < 1e-12 && fabs(p[2]) < 1e-12);
 }
 
-/* --- fits ---------------------------------------------------------------------------------------
- */
-
-static void fits_find_what_made_the_points_and_nothing_below_zero(void **state)
-{
-    const double x[4][3] = {{32, 1000, 32}, {32, 17000, 32}, {32, 4200, 128}, {40, 8500, 256}};
-    const double want[3] = {0.004, 2e-6, 3e-4};
-    double t[4], out[3];
-
-    (void)state;
-    for (int i = 0; i < 4; i++)
-        t[i] = want[0] * x[i][0] + want[1] * x[i][1] + want[2] * x[i][2];
-    serve_fit(x, t, 4, out);
-    for (int i = 0; i < 3; i++)
-        assert_true(fabs(out[i] - want[i]) <= 1e-6 * want[i]);
-    /* a row that makes steps cheaper is noise */
-    for (int i = 0; i < 4; i++)
-        t[i] = 0.004 * x[i][0] + 2e-6 * x[i][1] - 1e-5 * x[i][2];
-    serve_fit(x, t, 4, out);
-    assert_true(out[0] > 0.003 && out[0] < 0.005 && out[1] > 0 && !(out[2] > 0) && !(out[2] < 0));
-    /* one length alone does not tell the parts apart, and must not end in NaN */
-    const double same[2][3] = {{1, 16, 256}, {1, 16, 256}};
-    t[0] = t[1] = 0.1;
-    serve_fit(same, t, 2, out);
-    assert_true(out[0] >= 0 && out[1] >= 0 && out[2] >= 0 && out[0] + out[1] + out[2] > 0);
-}
-
 static void shapes_are_names_and_counts(void **state)
 {
     const char *list = "tiny-a:3,tiny-b";
@@ -425,7 +398,6 @@ int main(void)
         cmocka_unit_test(tokens_count_as_a_segment_s_do),
         cmocka_unit_test(sums_know_refusals_failures_and_the_warmup),
         cmocka_unit_test(percentiles_are_samples),
-        cmocka_unit_test(fits_find_what_made_the_points_and_nothing_below_zero),
         cmocka_unit_test(shapes_are_names_and_counts),
         cmocka_unit_test(answers_are_counted_however_they_are_cut),
         cmocka_unit_test(what_goes_wrong_is_told),
