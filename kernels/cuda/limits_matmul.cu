@@ -160,7 +160,8 @@ static int probe_bf16(struct probe *p, struct place *at, struct error *err)
 
 static int probe_quantized(struct probe *p, struct place *at, struct error *err)
 {
-    static const enum dtype types[] = {DTYPE_Q4_K, DTYPE_Q6_K, DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_F16};
+    static const enum dtype types[] = {DTYPE_F8,   DTYPE_Q4_K, DTYPE_Q6_K,
+                                       DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_F16};
     static const struct size sizes[] = {{4096, 4096}, {28672, 4096}, {4096, 14336}};
     static const uint32_t rows[] = {1, 4, 8, 16, 32, 64, 256, 2048};
 
