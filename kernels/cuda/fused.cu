@@ -80,11 +80,12 @@ bool cuda_matmul_add_norm(struct device *d, void *normed, const float *norm, flo
                           float scale, const void *in, const struct weight *w, uint32_t rows)
 {
     struct cuda_device *c = cuda_enter(d);
-    struct product p = {{x, NULL, w->rows, scale, SINK_NORM}, in, *w, rows};
+    struct product p = product_of(x, SINK_NORM, w->rows, in, w, rows);
 
     if (rows == 0 || rows > FUSED_ROWS_MAX || w->rows == 0 || w->rows % SQUARES != 0 ||
         w->rows > c->cols_max || normed == in)
         return false;
+    p.to.scale = scale;
     p.to.norm = norm;
     p.to.normed = (__nv_bfloat16 *)normed;
     p.to.squares = c->unscaled->squares;
@@ -100,10 +101,11 @@ bool cuda_matmul_glu(struct device *d, void *out, const void *x, const struct we
                      uint32_t rows, enum activation activation)
 {
     struct cuda_device *c = cuda_enter(d);
-    struct product p = {{out, NULL, w->rows / 2, 1, SINK_GLU, activation}, x, *w, rows};
+    struct product p = product_of(out, SINK_GLU, w->rows / 2, x, w, rows);
 
     if (rows == 0 || rows > FUSED_ROWS_MAX || w->rows == 0 || w->rows % 16 != 0 || w->rows == 16)
         return false;
+    p.to.activation = activation;
     p.from = unscaled_take(c, x);
     return product_fused(c, &p);
 }

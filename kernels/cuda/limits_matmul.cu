@@ -94,10 +94,8 @@ static int library(struct probe *p, struct place *at, const struct size *s, uint
                    struct error *err)
 {
     cublasLtMatmulHeuristicResult_t ways[BLAS_CHOICES];
-    struct product product = {{at->out, NULL, s->rows, 1, SINK_OPERAND},
-                              at->x,
-                              {at->weights, DTYPE_BF16, s->rows, s->cols},
-                              rows};
+    struct weight w = {at->weights, DTYPE_BF16, s->rows, s->cols};
+    struct product product = product_of(at->out, SINK_OPERAND, s->rows, at->x, &w, rows);
     int count = blas_ways(&at->blas, &product, ways), best = -1;
     uint32_t copies = copies_of(DTYPE_BF16, s);
     double best_ms = 0, ms;

@@ -51,6 +51,22 @@ struct product {
     struct unscaled from; /* x is it; x NULL: x is as it is */
 };
 
+/* x w^T as sink says, with no bias and no scale. */
+static inline struct product product_of(void *out, enum sink sink, uint32_t stride, const void *x,
+                                        const struct weight *w, uint32_t rows)
+{
+    struct product p = {};
+
+    p.to.out = out;
+    p.to.stride = stride;
+    p.to.scale = 1;
+    p.to.sink = sink;
+    p.x = x;
+    p.w = *w;
+    p.rows = rows;
+    return p;
+}
+
 template <typename T>
 FN void product_store(const struct product_out &to, size_t r, uint32_t j, float sum)
 {

@@ -382,8 +382,8 @@ int cuda_tune(struct device *d, const struct weight *w, struct error *err)
         goto out;
     for (uint32_t b = 0; b < BUCKETS && 1u << b <= rows_tried(c, w); b++) {
         for (int wide = 0; wide < 2; wide++) {
-            struct product p = {
-                {t.out, NULL, w->rows, 1, wide ? SINK_F32 : SINK_OPERAND}, t.x, *w, 1u << b};
+            struct product p = product_of(t.out, wide ? SINK_F32 : SINK_OPERAND, w->rows, t.x, w,
+                                          1u << b);
             p.w.data = t.weights;
             try_all(&t, &p, &s->choices[b][wide]);
         }
