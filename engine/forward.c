@@ -114,16 +114,26 @@ static void sum_proj(const struct model *m, struct workspace *w, uint32_t rows)
                        device_operand(w->device));
 }
 
-/* What a part of a layer gives: added to the residual stream at once, or, where it is normed or
- * summed over ranks first, left in proj. */
+/* How a part of a layer ends: its result is normed first where there is post_norm; next is the norm
+ * of the part behind it, NULL: there is none, or it has no weights. */
+struct part_end {
+    const float *post_norm, *next;
+};
+
+/* What a part of a layer gives: added to the residual stream at once, and the next part's input
+ * made of it; or, where it is normed or summed over ranks first, left in proj. */
 static void close_part(const struct model *m, struct workspace *w, const void *x,
-                       const struct weight *out, const float *post_norm, uint32_t rows)
+                       const struct weight *out, const struct part_end *end, uint32_t rows)
 {
-    if (post_norm == NULL && w->collective == NULL)
-        k_matmul_add(w->device, w->x, m->arch.residual_scale, x, out, rows);
-    else
+    if (end->post_norm != NULL || w->collective != NULL) {
         k_matmul(w->device, w->proj, m->arch.width, x, out, NULL, rows);
-    sum_proj(m, w, rows);
+        sum_proj(m, w, rows);
+    } else if (end->next != NULL) {
+        k_matmul_add_norm(w->device, w->norm, end->next, m->arch.norm_eps, w->x,
+                          m->arch.residual_scale, x, out, rows);
+    } else {
+        k_matmul_add(w->device, w->x, m->arch.residual_scale, x, out, rows);
+    }
 }
 
 /* A norm over all heads of q and k, of which this rank has some. */
@@ -163,25 +173,30 @@ static void attention(const struct model *m, struct workspace *w, const struct f
     k_rope_kv(d, w->qkv, a->heads, a->qk_norm == QK_NORM_NONE ? NULL : &norm,
               al->rope == ARCH_NO_ROPE ? &no_rope : &m->rope[al->rope], kv, lw->cache_layer, step);
     k_attention(d, w->attn, w->qkv, a->heads, &how, kv, lw->cache_layer, step);
-    close_part(m, w, w->attn, &lw->o, lw->attn_post_norm, in->rows);
+    const struct part_end end = {lw->attn_post_norm, lw->ffn_norm};
+    close_part(m, w, w->attn, &lw->o, &end, in->rows);
 }
 
 /* x -> act = activation(gate) * up -> the residual stream, or proj. */
-static void gated(const struct model *m, struct workspace *w, uint32_t rows,
-                  const struct layer_weights *lw, const void *x)
+static void gated(const struct model *m, struct workspace *w, uint32_t rows, uint32_t layer,
+                  const void *x)
 {
+    const struct layer_weights *lw = &m->layers[layer];
+    const struct part_end end = {lw->ffn_post_norm,
+                                 layer + 1 < m->arch.layers ? lw[1].attn_norm : NULL};
     struct device *d = w->device;
     uint32_t ffn = m->arch.ffn;
 
     if (lw->gate_up.rows != 0) {
-        k_matmul(d, w->gate_up, 2 * ffn, x, &lw->gate_up, NULL, rows);
+        k_matmul_glu(d, w->act, w->gate_up, x, &lw->gate_up, rows,
+                     (enum activation)m->arch.activation);
     } else {
         k_matmul(d, w->gate_up, 2 * ffn, x, &lw->gate, NULL, rows);
         k_matmul(d, (char *)w->gate_up + (size_t)ffn * device_operand_bytes(d), 2 * ffn, x, &lw->up,
                  NULL, rows);
+        k_glu(d, w->act, w->gate_up, rows, ffn, (enum activation)m->arch.activation);
     }
-    k_glu(d, w->act, w->gate_up, rows, ffn, (enum activation)m->arch.activation);
-    close_part(m, w, w->act, &lw->down, lw->ffn_post_norm, rows);
+    close_part(m, w, w->act, &lw->down, &end, rows);
 }
 
 /* x -> router -> the chosen experts' gated parts -> their weighted sum, in proj. */
@@ -261,23 +276,28 @@ void forward_rank(const struct model *m, struct workspace *w, const struct forwa
 {
     struct device *d = w->device;
     const struct arch *a = &m->arch;
-    const void *part = NULL;
+    const void *part = NULL; /* in proj, of the part before */
     const float *part_norm = NULL;
+    int normed = 0; /* that part has made the next one's input */
 
     embed(m, w, in);
     for (uint32_t i = 0; i < a->layers; i++) {
         const struct layer_weights *lw = &m->layers[i];
-        k_norm(d, w->norm, w->x, part, a->residual_scale, part_norm, lw->attn_norm, in->rows,
-               a->width, a->norm_eps);
+        if (!normed)
+            k_norm(d, w->norm, w->x, part, a->residual_scale, part_norm, lw->attn_norm, in->rows,
+                   a->width, a->norm_eps);
         attention(m, w, in, i, w->norm);
-        k_norm(d, w->norm, w->x, pending(w, lw->attn_post_norm, 0), a->residual_scale,
-               lw->attn_post_norm, lw->ffn_norm, in->rows, a->width, a->norm_eps);
+        part = pending(w, lw->attn_post_norm, 0);
+        if (part != NULL || lw->ffn_norm == NULL)
+            k_norm(d, w->norm, w->x, part, a->residual_scale, lw->attn_post_norm, lw->ffn_norm,
+                   in->rows, a->width, a->norm_eps);
         if (a->layer[i].moe)
             experts(m, w, in->rows, lw, w->norm);
         else
-            gated(m, w, in->rows, lw, w->norm);
+            gated(m, w, in->rows, i, w->norm);
         part = pending(w, lw->ffn_post_norm, a->layer[i].moe);
         part_norm = lw->ffn_post_norm;
+        normed = part == NULL && i + 1 < a->layers && lw[1].attn_norm != NULL;
     }
     head(m, w, in);
 }

@@ -103,12 +103,6 @@ static int place_ref(struct layout *l, enum role role, const struct arch_ref *r,
     shard_narrow(l->full, l->m->shard, role, &ref, t->shape[0], &part);
     if (check_ref(l, &ref) != 0 || shard_check_blocks(t, l->m->shard, &part, l->err) != 0)
         return -1;
-    if (f8 && device_kind(arena_device(l->m->arena)) != DEVICE_CPU)
-        return error_set(
-            l->err, STATUS_UNSUPPORTED,
-            "tensor %s: stored as FP8 (F8_E4M3), which a GPU does not take yet; use the "
-            "checkpoint in BF16, or an instance with Device=cpu",
-            t->name);
     row_bytes = dtype_row_bytes(t->type, part.count);
     stored = f8 ? t->shape[0] : dtype_row_bytes(t->type, t->shape[0]);
     if (t->dims == 1 || row_bytes == 0 || stored == 0 || ref.count > UINT32_MAX ||

@@ -7,6 +7,8 @@
 #ifndef MP_KERNELS_DEVICE_H
 #define MP_KERNELS_DEVICE_H
 
+#include <stdbool.h>
+
 #include "kernels/kernels.h"
 
 /* Each as kernels.h describes the call of its name. */
@@ -59,6 +61,11 @@ struct device_ops {
                        uint32_t rows);
     void (*matmul_add)(struct device *d, float *out, float scale, const void *x,
                        const struct weight *w, uint32_t rows);
+    /* NULL, or false where they did nothing: the two that it stands for are asked for. */
+    bool (*matmul_add_norm)(struct device *d, void *normed, const float *norm, float eps, float *x,
+                            float scale, const void *in, const struct weight *w, uint32_t rows);
+    bool (*matmul_glu)(struct device *d, void *out, const void *x, const struct weight *w,
+                       uint32_t rows, enum activation activation);
     void (*rope_kv)(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                     const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
                     const struct attn_step *step);

@@ -212,6 +212,25 @@ void k_matmul_add(struct device *d, float *out, float scale, const void *x, cons
     d->ops->matmul_add(d, out, scale, x, w, rows);
 }
 
+void k_matmul_add_norm(struct device *d, void *normed, const float *norm, float eps, float *x,
+                       float scale, const void *in, const struct weight *w, uint32_t rows)
+{
+    if (d->ops->matmul_add_norm &&
+        d->ops->matmul_add_norm(d, normed, norm, eps, x, scale, in, w, rows))
+        return;
+    d->ops->matmul_add(d, x, scale, in, w, rows);
+    d->ops->norm(d, normed, x, NULL, 0, NULL, norm, rows, w->rows, eps);
+}
+
+void k_matmul_glu(struct device *d, void *out, void *gate_up, const void *x, const struct weight *w,
+                  uint32_t rows, enum activation activation)
+{
+    if (d->ops->matmul_glu && d->ops->matmul_glu(d, out, x, w, rows, activation))
+        return;
+    d->ops->matmul(d, gate_up, w->rows, x, w, NULL, rows);
+    d->ops->glu(d, out, gate_up, rows, w->rows / 2, activation);
+}
+
 void k_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
                const struct attn_step *step)

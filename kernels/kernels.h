@@ -260,6 +260,14 @@ void k_matmul_f32(struct device *d, float *out, const void *x, const struct weig
 /* out[r][j] += scale * sum_k W[j][k] x[r][k], rows of out W->rows apart: the residual stream. */
 void k_matmul_add(struct device *d, float *out, float scale, const void *x, const struct weight *w,
                   uint32_t rows);
+/* k_matmul_add() into x, then k_norm() of x without y, w->rows wide: the end of a part and the
+ * beginning of the next.  normed is read by products alone. */
+void k_matmul_add_norm(struct device *d, void *normed, const float *norm, float eps, float *x,
+                       float scale, const void *in, const struct weight *w, uint32_t rows);
+/* k_matmul() with [gate | up], then k_glu(): out [rows][w->rows / 2]; gate_up: room for [rows]
+ * [w->rows] operands, what becomes of it is left open. */
+void k_matmul_glu(struct device *d, void *out, void *gate_up, const void *x, const struct weight *w,
+                  uint32_t rows, enum activation activation);
 /* qkv [rows][q_heads + 2 kv_heads][head_dim]: norm q and k in place where asked (norm NULL: not),
  * rotate them, and write k and v into the pages; what becomes of k in qkv is left open.  Sequence
  * i's token at position p lies in pages[seqs[i].table + p / page_tokens]. */

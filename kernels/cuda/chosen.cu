@@ -114,6 +114,7 @@ void product_fast_expert(struct cuda_device *c, const struct product *p, const u
 {
     struct chosen *t = c->chosen;
 
+    scale_rows(c, p->x, p->w.cols);
     if (p->rows > LONE_ROWS && p->rows <= t->most) {
         cuda_launch(c, group_kernel, 1, GROUP_THREADS, 0, t->groups, ids, p->rows);
         if (product_stream_expert(c, p, NULL, t->groups, share))

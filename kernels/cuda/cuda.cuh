@@ -21,6 +21,7 @@ struct attention_scratch;
 struct chosen;
 struct mover;
 struct tuned;
+struct unscaled_room;
 struct vmm;
 
 struct cuda_device {
@@ -37,6 +38,9 @@ struct cuda_device {
     struct tuned *tuned;                 /* of tune.cu; with bfloat16 operands alone */
     struct chosen *chosen;               /* of chosen.cu; with bfloat16 operands alone */
     struct attention_scratch *attention; /* of attention.cu */
+    /* Of fused.cu: rows that their next reader has to scale, NULL: none are. */
+    const void *unscaled_of;
+    struct unscaled_room *unscaled;
 };
 
 #define WARP      32u
@@ -120,6 +124,10 @@ int cuda_tune(struct device *d, const struct weight *w, struct error *err);
 int cuda_chosen_open(struct cuda_device *c, struct error *err);
 void cuda_chosen_close(struct cuda_device *c);
 
+/* fused.cu: what products that norm need, into c->unscaled; as above. */
+int cuda_fused_open(struct cuda_device *c, struct error *err);
+void cuda_fused_close(struct cuda_device *c);
+
 /* graph.cu */
 int cuda_record(struct device *d, struct error *err);
 struct graph *cuda_recorded(struct device *d, struct error *err);
@@ -144,6 +152,11 @@ void cuda_matmul_add(struct device *d, float *out, float scale, const void *x,
 template <typename T>
 void cuda_matmul_expert(struct device *d, void *out, const void *x, const struct weight *w,
                         const uint32_t *expert_ids, uint32_t rows, uint32_t share);
+/* With bfloat16 operands alone. */
+bool cuda_matmul_add_norm(struct device *d, void *normed, const float *norm, float eps, float *x,
+                          float scale, const void *in, const struct weight *w, uint32_t rows);
+bool cuda_matmul_glu(struct device *d, void *out, const void *x, const struct weight *w,
+                     uint32_t rows, enum activation activation);
 template <typename T>
 void cuda_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                   const struct rope *rope, const struct kv_layout *kv, uint32_t layer,

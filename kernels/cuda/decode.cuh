@@ -431,6 +431,73 @@ struct q6_k_codec {
     }
 };
 
+/* ---- F8 ----------------------------------------------------------------------------------------
+ */
+
+/* Where a row's scales begin: f8_scales_at(). */
+FN uint32_t f8_scales(uint32_t cols)
+{
+    return (cols + F8_ALIGN - 1) / F8_ALIGN * F8_ALIGN;
+}
+
+/* Eight consecutive codes a lane, which one scale is for.  Codes are padded to 16 by zeros, so that
+ * eight of them can be read wherever one begins. */
+struct f8_codec {
+    enum : uint32_t { GAP = 4 };
+    struct raw {
+        uint32_t x, y;
+        float scale;
+    };
+    FN uint32_t first(uint32_t lane)
+    {
+        return 8 * lane;
+    }
+    FN uint32_t word(const uint8_t *p, bool aligned)
+    {
+        if (aligned)
+            return load32(p);
+        return (uint32_t)__ldg(p) | (uint32_t)__ldg(p + 1) << 8 | (uint32_t)__ldg(p + 2) << 16 |
+               (uint32_t)__ldg(p + 3) << 24;
+    }
+    FN raw load(const uint8_t *row, size_t step, uint32_t lane, uint32_t cols, bool aligned,
+                bool inside)
+    {
+        uint32_t col = (uint32_t)step * STEP_COLS + first(lane);
+        raw r = {0, 0, 0};
+        if (!inside && col >= cols)
+            return r;
+        r.scale = __uint_as_float(word(row + f8_scales(cols) + col / F8_BLOCK * 4, aligned));
+        if (aligned) {
+            asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];"
+                         : "=r"(r.x), "=r"(r.y)
+                         : "l"(row + col));
+            return r;
+        }
+        r.x = word(row + col, aligned);
+        r.y = word(row + col + 4, aligned);
+        return r;
+    }
+    /* Codes 0 and 1 of a word (or 2 and 3) as halves: their exponents' bias is larger by 8, so
+     * they are the codes' values times 2^-8. */
+    FN uint32_t halves(uint32_t v, uint32_t selector)
+    {
+        uint32_t p = __byte_perm(v, 0, selector);
+        return (p & 0x80008000u) | (p >> 1 & 0x3f803f80u);
+    }
+    FN void decode(float w[8], const raw &r, uint32_t lane)
+    {
+        uint32_t h[4] = {halves(r.x, 0x1404), halves(r.x, 0x3424), halves(r.y, 0x1404),
+                         halves(r.y, 0x3424)};
+        float scale = r.scale * 256.0f;
+        (void)lane;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            w[2 * i] = half_bits(h[i] & 0xffff) * scale;
+            w[2 * i + 1] = half_bits(h[i] >> 16) * scale;
+        }
+    }
+};
+
 /* Call F<codec, T>::run(args...) for the type. */
 template <template <class, typename> class F, typename T, class... A>
 void with_codec(enum dtype dtype, A... args)
@@ -463,7 +530,7 @@ void with_codec(enum dtype dtype, A... args)
     case DTYPE_Q6_K:
         return F<q6_k_codec, T>::run(args...);
     case DTYPE_F8:
-        break; /* engine/weights.c refuses it on a GPU */
+        return F<f8_codec, T>::run(args...);
     }
 }
 

@@ -45,6 +45,7 @@ static void destroy(struct device *d)
         cudaStreamSynchronize(c->stream);
     cuda_attention_close(c);
     cuda_chosen_close(c);
+    cuda_fused_close(c);
     cuda_tune_close(c);
     cuda_memory_close(c);
     cuda_marks_close(c);
@@ -118,6 +119,8 @@ static const struct device_ops ops = {
     .matmul = cuda_matmul<T>,
     .matmul_f32 = cuda_matmul_f32<T>,
     .matmul_add = cuda_matmul_add<T>,
+    .matmul_add_norm = sizeof(T) == 2 ? cuda_matmul_add_norm : NULL,
+    .matmul_glu = sizeof(T) == 2 ? cuda_matmul_glu : NULL,
     .rope_kv = cuda_rope_kv<T>,
     .attention = cuda_attention<T>,
     .glu = cuda_glu<T>,
@@ -212,7 +215,8 @@ struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32
     if (cuda_memory_open(c, err) != 0 || cuda_attention_open(c, err) != 0)
         goto fail;
     if (precision == PRECISION_FAST &&
-        (cuda_tune_open(c, err) != 0 || cuda_chosen_open(c, err) != 0))
+        (cuda_tune_open(c, err) != 0 || cuda_chosen_open(c, err) != 0 ||
+         cuda_fused_open(c, err) != 0))
         goto fail;
     return &c->device;
 fail:

@@ -23,6 +23,7 @@ static int gemm_open(struct gemm *g, struct probe *p, struct error *err)
 {
     int rv = -1;
     const size_t bytes = 2ull * GEMM_SIZE * GEMM_SIZE;
+    struct weight w;
 
     TRY(cudaMalloc(&g->x, bytes), "no GPU memory for matrices");
     TRY(cudaMalloc(&g->w, bytes), "no GPU memory for matrices");
@@ -30,10 +31,8 @@ static int gemm_open(struct gemm *g, struct probe *p, struct error *err)
     /* bf16 of random sign and mantissa, sizes 0.5 to 2. */
     probe_fill(p, g->x, bytes, 0x80ff80ff, 0x3f003f00);
     probe_fill(p, g->w, bytes, 0x80ff80ff, 0x3f003f00);
-    g->p.to = {g->out, NULL, GEMM_SIZE, 1, SINK_OPERAND};
-    g->p.x = g->x;
-    g->p.w = {g->w, DTYPE_BF16, GEMM_SIZE, GEMM_SIZE};
-    g->p.rows = GEMM_SIZE;
+    w = {g->w, DTYPE_BF16, GEMM_SIZE, GEMM_SIZE};
+    g->p = product_of(g->out, SINK_OPERAND, GEMM_SIZE, g->x, &w, GEMM_SIZE);
     rv = blas_open(&g->blas, err);
 out:
     return rv;

@@ -94,10 +94,8 @@ static int library(struct probe *p, struct place *at, const struct size *s, uint
                    struct error *err)
 {
     cublasLtMatmulHeuristicResult_t ways[BLAS_CHOICES];
-    struct product product = {{at->out, NULL, s->rows, 1, SINK_OPERAND},
-                              at->x,
-                              {at->weights, DTYPE_BF16, s->rows, s->cols},
-                              rows};
+    struct weight w = {at->weights, DTYPE_BF16, s->rows, s->cols};
+    struct product product = product_of(at->out, SINK_OPERAND, s->rows, at->x, &w, rows);
     int count = blas_ways(&at->blas, &product, ways), best = -1;
     uint32_t copies = copies_of(DTYPE_BF16, s);
     double best_ms = 0, ms;
@@ -160,7 +158,8 @@ static int probe_bf16(struct probe *p, struct place *at, struct error *err)
 
 static int probe_quantized(struct probe *p, struct place *at, struct error *err)
 {
-    static const enum dtype types[] = {DTYPE_Q4_K, DTYPE_Q6_K, DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_F16};
+    static const enum dtype types[] = {DTYPE_F8,   DTYPE_Q4_K, DTYPE_Q6_K,
+                                       DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_F16};
     static const struct size sizes[] = {{4096, 4096}, {28672, 4096}, {4096, 14336}};
     static const uint32_t rows[] = {1, 4, 8, 16, 32, 64, 256, 2048};
 

@@ -18,6 +18,7 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/device.cu \
 	kernels/cuda/embed.cu \
 	kernels/cuda/experts.cu \
+	kernels/cuda/fused.cu \
 	kernels/cuda/graph.cu \
 	kernels/cuda/group.cuh \
 	kernels/cuda/limits.cu \

@@ -18,8 +18,9 @@ template <typename T>
 void cuda_matmul(struct device *d, void *out, uint32_t stride, const void *x,
                  const struct weight *w, const float *bias, uint32_t rows)
 {
-    struct product p = {{out, bias, stride, 1, SINK_OPERAND}, x, *w, rows};
+    struct product p = product_of(out, SINK_OPERAND, stride, x, w, rows);
 
+    p.to.bias = bias;
     if (rows > 0 && w->rows > 0)
         run(cuda_enter(d), &p, T());
 }
@@ -28,7 +29,7 @@ template <typename T>
 void cuda_matmul_f32(struct device *d, float *out, const void *x, const struct weight *w,
                      uint32_t rows)
 {
-    struct product p = {{out, NULL, w->rows, 1, SINK_F32}, x, *w, rows};
+    struct product p = product_of(out, SINK_F32, w->rows, x, w, rows);
 
     if (rows > 0 && w->rows > 0)
         run(cuda_enter(d), &p, T());
@@ -38,8 +39,9 @@ template <typename T>
 void cuda_matmul_add(struct device *d, float *out, float scale, const void *x,
                      const struct weight *w, uint32_t rows)
 {
-    struct product p = {{out, NULL, w->rows, scale, SINK_ADD}, x, *w, rows};
+    struct product p = product_of(out, SINK_ADD, w->rows, x, w, rows);
 
+    p.to.scale = scale;
     if (rows > 0 && w->rows > 0)
         run(cuda_enter(d), &p, T());
 }
@@ -60,7 +62,7 @@ template <typename T>
 void cuda_matmul_expert(struct device *d, void *out, const void *x, const struct weight *w,
                         const uint32_t *expert_ids, uint32_t rows, uint32_t share)
 {
-    struct product p = {{out, NULL, w->rows, 1, SINK_OPERAND}, x, *w, rows};
+    struct product p = product_of(out, SINK_OPERAND, w->rows, x, w, rows);
 
     if (rows > 0 && w->rows > 0)
         run_expert(cuda_enter(d), &p, expert_ids, share, T());

@@ -223,7 +223,7 @@ template <class C, typename T> struct plain {
 template <typename T> static bool aligned_product(const struct product *p)
 {
     enum dtype type = p->w.dtype;
-    bool wide = type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16;
+    bool wide = type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16 || type == DTYPE_F8;
 
     return operand_by4((const T *)p->x, p->w.cols) &&
            (!wide || aligned16(p->w.data, dtype_row_bytes(type, p->w.cols)));

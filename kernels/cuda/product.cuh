@@ -10,6 +10,23 @@ enum sink {
     SINK_OPERAND, /* k_matmul */
     SINK_F32,     /* k_matmul_f32 */
     SINK_ADD,     /* k_matmul_add */
+    SINK_NORM,    /* k_matmul_add_norm */
+    SINK_GLU,     /* k_matmul_glu: rows j of gate and of up together */
+};
+
+/*
+ * A row that is to be normed and multiplied: x / rms(x) * w, times a matrix, is 1 / rms(x) times
+ * the product of x * w.  So who makes x leaves x * w, and the sums of its squares by SQUARES
+ * columns; who multiplies scales what comes out.
+ */
+#define SQUARES        8u
+#define FUSED_ROWS_MAX 32u
+
+struct unscaled {
+    const void *x;  /* NULL: none; else rows of x * w */
+    float *squares; /* [parts][rows] */
+    uint32_t parts, rows;
+    float eps;
 };
 
 /* Where the sums of a product go: row r, column j at r * stride + j. */
@@ -17,8 +34,13 @@ struct product_out {
     void *out;
     const float *bias; /* NULL: none */
     uint32_t stride;
-    float scale; /* of SINK_ADD */
+    float scale; /* of SINK_ADD, SINK_NORM */
     enum sink sink;
+    enum activation activation; /* of SINK_GLU */
+    /* Of SINK_NORM. */
+    const float *norm;
+    __nv_bfloat16 *normed;
+    float *squares;
 };
 
 struct product {
@@ -26,7 +48,24 @@ struct product {
     const void *x; /* [rows][w.cols] operands */
     struct weight w;
     uint32_t rows;
+    struct unscaled from; /* x is it; x NULL: x is as it is */
 };
+
+/* x w^T as sink says, with no bias and no scale. */
+static inline struct product product_of(void *out, enum sink sink, uint32_t stride, const void *x,
+                                        const struct weight *w, uint32_t rows)
+{
+    struct product p = {};
+
+    p.to.out = out;
+    p.to.stride = stride;
+    p.to.scale = 1;
+    p.to.sink = sink;
+    p.x = x;
+    p.w = *w;
+    p.rows = rows;
+    return p;
+}
 
 template <typename T>
 FN void product_store(const struct product_out &to, size_t r, uint32_t j, float sum)
@@ -73,10 +112,27 @@ bool product_stream_expert(struct cuda_device *c, const struct product *p, const
 void product_expand(struct cuda_device *c, __nv_bfloat16 *to, const struct weight *w,
                     uint32_t first, uint32_t count);
 
-/* The fastest known way for bfloat16 operands: tune.cu. */
+/* The fastest known way for bfloat16 operands: tune.cu.  false, and nothing was asked for: not one
+ * that knows p's sink or where it comes from. */
+bool product_fused(struct cuda_device *c, const struct product *p);
 void product_fast(struct cuda_device *c, const struct product *p);
 void product_fast_expert(struct cuda_device *c, const struct product *p, const uint32_t *ids,
                          uint32_t share);
+
+/* fused.cu: how the rows of x are to be scaled, x NULL: they are as they should be; and doing it.
+ */
+struct unscaled unscaled_take(struct cuda_device *c, const void *x);
+void scale_rows(struct cuda_device *c, const void *x, uint32_t cols);
+
+/* gelu: x/2 (1 + tanh z) = x / (1 + e^-2z), z = sqrt(2/pi) (x + 0.044715 x^3). */
+FN float activate(float g, enum activation activation)
+{
+    if (activation == ACTIVATION_GELU_TANH) {
+        float z = g * fmaf(g * g, 0.044715f, 1) * 0.7978845608f;
+        return g / (1 + expf(-2 * z));
+    }
+    return g / (1 + expf(-g));
+}
 
 /* Rows that each begin at a multiple of 16 bytes. */
 static inline bool aligned16(const void *p, uint64_t row_bytes)

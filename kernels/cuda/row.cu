@@ -3,7 +3,7 @@
  */
 #include <math.h>
 
-#include "kernels/cuda/operand.cuh"
+#include "kernels/cuda/product.cuh"
 
 #define NORM_WARPS_MAX 32u
 #define NORM_KEPT      2u /* vectors of a row that a thread keeps in registers */
@@ -171,6 +171,7 @@ void cuda_norm(struct device *d, void *out, float *x, const void *y, float y_sca
 
     if (rows == 0 || cols == 0)
         return;
+    c->unscaled_of = NULL; /* norms write where it lies */
     /* No more than keep a row: the kernels around it have their threads there, too. */
     threads = threads < NORM_WARPS_MAX * WARP ? threads : NORM_WARPS_MAX * WARP;
     cuda_launch(c, by4 ? norm_kernel<4, T> : norm_kernel<1, T>, rows, threads, 0, a);
@@ -192,16 +193,6 @@ template void cuda_norm<__nv_bfloat16>(struct device *d, void *out, float *x, co
 static dim3 span_grid(uint32_t rows, uint32_t cols, uint32_t n)
 {
     return dim3(rows, (cols / n + SPAN_THREADS - 1) / SPAN_THREADS);
-}
-
-/* gelu: x/2 (1 + tanh z) = x / (1 + e^-2z), z = sqrt(2/pi) (x + 0.044715 x^3). */
-static __device__ float activate(float g, enum activation activation)
-{
-    if (activation == ACTIVATION_GELU_TANH) {
-        float z = g * fmaf(g * g, 0.044715f, 1) * 0.7978845608f;
-        return g / (1 + expf(-2 * z));
-    }
-    return g / (1 + expf(-g));
 }
 
 template <int N, typename T>

@@ -59,6 +59,9 @@ static bool by_type(struct cuda_device *c, const struct product *p,
     case DTYPE_Q6_K:
         by_rows<q6_k_stream, 2>(c, p, experts);
         return true;
+    case DTYPE_F8:
+        by_rows<f8_stream, 4>(c, p, experts);
+        return true;
     default:
         return false;
     }

@@ -19,6 +19,7 @@
 
 #define STREAM_WARPS 8u
 #define TILE_ROWS    16u
+#define HALF_ROWS    8u /* of a tile of SINK_GLU: gate's, then up's */
 
 struct stream_args {
     struct product_out to;
@@ -26,9 +27,13 @@ struct stream_args {
     const __nv_bfloat16 *x;
     uint64_t row_bytes;
     uint32_t w_rows, cols, rows;
-    uint32_t groups;   /* of x's rows: 8 * NT each */
-    uint32_t units;    /* of a row */
-    uint32_t units_up; /* up to a multiple of STREAM_WARPS */
+    uint32_t scales_at; /* of a row whose codec has SCALES: one for each unit */
+    struct unscaled from;
+    uint32_t tile_rows; /* that a tile yields; w_rows of them in all */
+    uint64_t half_gap;  /* bytes that a tile's second half lies further off */
+    uint32_t groups;    /* of x's rows: 8 * NT each */
+    uint32_t units;     /* of a row */
+    uint32_t units_up;  /* up to a multiple of STREAM_WARPS */
     /* Of k_matmul_expert(), else NULL: by rows, each its expert; or by groups of an expert's. */
     const uint32_t *ids;
     const struct expert_groups *by;
@@ -44,6 +49,15 @@ FN void copy_async(void *to, const void *from, bool there)
     uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
                  "r"(there ? 16 : 0)
+                 : "memory");
+}
+
+/* Four bytes. */
+FN void copy_async4(void *to, const void *from, bool there)
+{
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at), "l"(from),
+                 "r"(there ? 4 : 0)
                  : "memory");
 }
 
@@ -76,9 +90,15 @@ template <class C> static __host__ __device__ constexpr uint32_t x_stride(void)
     return C::COLS * 2 + C::X_PAD;
 }
 
+/* A stage is 16 rows of the weights; their scales, where the codec has SCALES; rows of x. */
+template <class C> static __host__ __device__ constexpr uint32_t x_begin(void)
+{
+    return TILE_ROWS * (C::STRIDE + (C::SCALES ? 4 : 0));
+}
+
 template <class C> static __host__ __device__ constexpr uint32_t stage_bytes(uint32_t x_rows)
 {
-    return TILE_ROWS * C::STRIDE + x_rows * x_stride<C>();
+    return x_begin<C>() + x_rows * x_stride<C>();
 }
 
 /* What a warp is at: a unit of a tile.  Tiles go through the groups of x's rows first, so that the
@@ -99,7 +119,7 @@ template <uint32_t NT, bool GROUPED> FN void enter_tile(struct place &at, const 
         tile = at.tile / a.groups;
         nth = at.tile - tile * a.groups;
     }
-    at.row0 = tile * TILE_ROWS;
+    at.row0 = tile * a.tile_rows;
     at.data = a.data + at.row0 * a.row_bytes;
     at.begin = nth * 8 * NT;
     at.count = min(a.rows - at.begin, 8 * NT);
@@ -144,9 +164,17 @@ FN void fill_weights(uint8_t *stage, const stream_args &a, const struct place &a
         uint32_t at16 = i * WARP + lane, r = at16 / C::CHUNKS, chunk = at16 % C::CHUNKS;
         if (TILE_ROWS * C::CHUNKS % WARP != 0 && r >= TILE_ROWS)
             break;
-        bool there = chunk * 16 < left && r < rows;
+        bool second = r >= HALF_ROWS;
+        bool there = chunk * 16 < left && (a.half_gap ? r % HALF_ROWS : r) < rows;
         copy_async(stage + r * C::STRIDE + C::place_of(r, chunk) * 16,
-                   there ? from + r * a.row_bytes + chunk * 16 : a.data, there);
+                   there ? from + r * a.row_bytes + (second ? a.half_gap : 0) + chunk * 16 : a.data,
+                   there);
+    }
+    if (C::SCALES && lane < TILE_ROWS) {
+        uint64_t row = lane * a.row_bytes + (lane >= HALF_ROWS ? a.half_gap : 0);
+        bool there = (a.half_gap ? lane % HALF_ROWS : lane) < rows;
+        copy_async4(stage + TILE_ROWS * C::STRIDE + lane * 4,
+                    there ? at.data + row + a.scales_at + at.unit * 4 : a.data, there);
     }
 }
 
@@ -165,7 +193,7 @@ FN void fill_x(uint8_t *stage, const stream_args &a, const struct place &at)
         uint32_t row = at.begin + r;
         if (GROUPED)
             row = a.by->rows[row] / a.share;
-        copy_async(stage + TILE_ROWS * C::STRIDE + r * x_stride<C>() + chunk * 16,
+        copy_async(stage + x_begin<C>() + r * x_stride<C>() + chunk * 16,
                    there ? a.x + (size_t)row * a.cols + col : a.x, there);
     }
 }
@@ -181,9 +209,82 @@ FN void add_quad(float (&acc)[4])
     }
 }
 
+/* The warps' sums of one element: i and n as in the accumulators, l the lane. */
+template <uint32_t NT> FN float joined(const float *shared, uint32_t n, uint32_t i, uint32_t l)
+{
+    float sum = 0;
+
+#pragma unroll
+    for (uint32_t w = 0; w < STREAM_WARPS; w++)
+        sum += shared[((w * NT + n) * 4 + i) * WARP + l];
+    return sum;
+}
+
+/* gate and up of a row lie in one lane's sums. */
+template <uint32_t NT>
+FN void store_glu(const float *shared, const float *scales, const stream_args &a,
+                  const struct place &at)
+{
+    for (uint32_t e = threadIdx.x; e < NT * 2 * WARP; e += STREAM_WARPS * WARP) {
+        uint32_t l = e % WARP, i = e / WARP % 2, n = e / WARP / 2;
+        uint32_t j = at.row0 + l / 4, r = n * 8 + l % 4 * 2 + i;
+        if (j >= a.w_rows || r >= at.count)
+            continue;
+        float scale = a.from.x ? scales[at.begin + r] : 1;
+        float gate = joined<NT>(shared, n, i, l) * scale;
+        float up = joined<NT>(shared, n, i + 2, l) * scale;
+        operand_store((__nv_bfloat16 *)a.to.out + (size_t)(at.begin + r) * a.to.stride + j,
+                      activate(gate, a.to.activation) * up);
+    }
+}
+
+/* x += scale * sum; x * norm for the next product, and the squares of x: of a row, 8 columns are in
+ * 8 lanes of a warp. */
+template <uint32_t NT>
+FN void store_norm(const float *shared, const stream_args &a, const struct place &at)
+{
+    for (uint32_t e = threadIdx.x; e < NT * 4 * WARP; e += STREAM_WARPS * WARP) {
+        uint32_t l = e % WARP, i = e / WARP % 4, n = e / WARP / 4;
+        uint32_t j = at.row0 + l / 4 + i / 2 * 8, r = n * 8 + l % 4 * 2 + i % 2;
+        bool there = j < a.w_rows && r < at.count;
+        float v = 0;
+        if (there) {
+            size_t to = (size_t)(at.begin + r) * a.to.stride + j;
+            v = ((float *)a.to.out)[to] + a.to.scale * joined<NT>(shared, n, i, l);
+            ((float *)a.to.out)[to] = v;
+            operand_store(a.to.normed + to, v * a.to.norm[j]);
+        }
+        float squares = v * v;
+#pragma unroll
+        for (int lanes = 4; lanes < 32; lanes *= 2)
+            squares += __shfl_xor_sync(ALL_LANES, squares, lanes);
+        if (there && l < 4)
+            a.to.squares[(size_t)(at.row0 / SQUARES + i / 2) * a.rows + at.begin + r] = squares;
+    }
+}
+
+/* 1 / rms of each row, for all threads of the block. */
+FN void read_scales(float *scales, const stream_args &a)
+{
+    uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+
+    for (uint32_t r = warp; r < a.rows; r += STREAM_WARPS) {
+        float sum = 0;
+        for (uint32_t i = lane; i < a.from.parts; i += WARP)
+            sum += a.from.squares[(size_t)i * a.rows + r];
+#pragma unroll
+        for (int lanes = 1; lanes < 32; lanes *= 2)
+            sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
+        if (lane == 0)
+            scales[r] = 1 / sqrtf(sum / (float)a.cols + a.from.eps);
+    }
+    __syncthreads();
+}
+
 /* Join the warps' sums of a tile and store them. */
 template <uint32_t NT, bool GROUPED>
-FN void finish(float *shared, float (&acc)[NT][4], const stream_args &a, const struct place &at)
+FN void finish(float *shared, const float *scales, float (&acc)[NT][4], const stream_args &a,
+               const struct place &at)
 {
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 
@@ -195,17 +296,24 @@ FN void finish(float *shared, float (&acc)[NT][4], const stream_args &a, const s
             acc[n][i] = 0;
         }
     __syncthreads();
+    if (a.to.sink == SINK_GLU) {
+        store_glu<NT>(shared, scales, a, at);
+        return;
+    }
+    if (a.to.sink == SINK_NORM) {
+        store_norm<NT>(shared, a, at);
+        return;
+    }
     for (uint32_t e = threadIdx.x; e < NT * 4 * WARP; e += STREAM_WARPS * WARP) {
         uint32_t l = e % WARP, i = e / WARP % 4, n = e / WARP / 4;
         uint32_t j = at.row0 + l / 4 + i / 2 * 8;
         uint32_t r = n * 8 + l % 4 * 2 + i % 2;
-        float sum = 0;
         if (j >= a.w_rows || r >= at.count)
             continue;
-#pragma unroll
-        for (uint32_t w = 0; w < STREAM_WARPS; w++)
-            sum += shared[(w * NT * 4 + e / WARP) * WARP + l];
+        float sum = joined<NT>(shared, n, i, l);
         r += at.begin;
+        if (a.from.x)
+            sum *= scales[r];
         product_store<__nv_bfloat16>(a.to, GROUPED ? a.by->rows[r] : r, j, sum);
     }
 }
@@ -219,6 +327,7 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
     stream_kernel(const __grid_constant__ stream_args given)
 {
     extern __shared__ __align__(128) uint8_t shared[];
+    __shared__ float scales[FUSED_ROWS_MAX];
     stream_args a = given;
     constexpr bool GROUPED = ROWS == ROWS_GROUPED;
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -255,13 +364,15 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
         advance<NT, GROUPED>(x_next, a);
     }
     commit();
+    if (a.from.x)
+        read_scales(scales, a);
     await_copies<0>();
     while (now.row0 < a.w_rows) {
         uint8_t *stage = ring + slot * bytes;
         await_copies<STAGES - 1>();
         __syncwarp();
         if (now.unit < a.units) {
-            const uint8_t *x = stage + TILE_ROWS * C::STRIDE;
+            const uint8_t *x = stage + x_begin<C>();
             if constexpr (ROWS == ROWS_ONE)
                 C::accumulate_one(acc[0], stage, x, now.unit, lane);
             else
@@ -276,7 +387,7 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
         if (now.unit + STREAM_WARPS >= a.units_up) {
             if (ROWS == ROWS_ONE)
                 add_quad(acc[0]);
-            finish<NT, GROUPED>(sums + odd * STREAM_WARPS * NT * 4 * WARP, acc, a, now);
+            finish<NT, GROUPED>(sums + odd * STREAM_WARPS * NT * 4 * WARP, scales, acc, a, now);
             odd ^= 1;
         }
         advance<NT, GROUPED>(now, a);
@@ -307,6 +418,14 @@ static void stream_launch(struct cuda_device *c, const struct product *p,
     a.w_rows = p->w.rows;
     a.cols = p->w.cols;
     a.rows = x_rows;
+    a.scales_at = C::SCALES ? (uint32_t)f8_scales_at(p->w.cols) : 0;
+    a.from = p->from;
+    a.tile_rows = TILE_ROWS;
+    if (p->to.sink == SINK_GLU) {
+        a.tile_rows = HALF_ROWS;
+        a.w_rows /= 2;
+        a.half_gap = (a.w_rows - HALF_ROWS) * a.row_bytes;
+    }
     a.groups = (x_rows + 8 * NT - 1) / (8 * NT);
     a.units = (p->w.cols + C::COLS - 1) / C::COLS;
     a.units_up = (a.units + STREAM_WARPS - 1) / STREAM_WARPS * STREAM_WARPS;
@@ -314,7 +433,7 @@ static void stream_launch(struct cuda_device *c, const struct product *p,
     a.by = experts.by;
     a.expert_bytes = a.row_bytes * p->w.rows;
     a.share = experts.share;
-    uint64_t tiles = (uint64_t)((a.w_rows + TILE_ROWS - 1) / TILE_ROWS) * a.groups;
+    uint64_t tiles = (uint64_t)((a.w_rows + a.tile_rows - 1) / a.tile_rows) * a.groups;
     uint32_t most = c->sms * BLOCKS;
     cuda_note(
         c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
@@ -343,7 +462,8 @@ template <uint32_t UNIT> struct bf16_stream {
         CHUNKS = BYTES / 16,
         STRIDE = BYTES,
         X_PAD = 64,
-        LONE = 0, /* no way of its own for a lone row */
+        LONE = 0,   /* no way of its own for a lone row */
+        SCALES = 0, /* none but in the units */
     };
     /* Two rows' 64 bytes are in different banks. */
     FN uint32_t place_of(uint32_t r, uint32_t chunk)

@@ -3,7 +3,8 @@
  *
  * Quants become bfloat16 by their bits: 0x4300 | q is 128 + q, exact for q < 128.  A block's
  * products are summed first, then scaled; the 128, a type's zero and its minimum are taken off with
- * the sum of the block's x, which the tensor cores make, too (a product with ones).
+ * the sum of the block's x, which the tensor cores make, too (a product with ones).  F16 and F8 are
+ * bfloat16, or sums of two, as they are.
  */
 #ifndef MP_KERNELS_CUDA_STREAM_QUANT_CUH
 #define MP_KERNELS_CUDA_STREAM_QUANT_CUH
@@ -124,6 +125,7 @@ template <bool MIN, bool FIFTH> struct nibble_stream {
         STRIDE = BYTES / 16 % 2 ? BYTES : BYTES + 16, /* an odd number of 16 bytes */
         X_PAD = 32,
         LONE = 1,
+        SCALES = 0,
     };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
@@ -205,7 +207,15 @@ template <bool MIN, bool FIFTH> struct nibble_stream {
  */
 
 struct q8_0_stream {
-    enum : uint32_t { COLS = 256, BYTES = 272, CHUNKS = 17, STRIDE = 272, X_PAD = 32, LONE = 1 };
+    enum : uint32_t {
+        COLS = 256,
+        BYTES = 272,
+        CHUNKS = 17,
+        STRIDE = 272,
+        X_PAD = 32,
+        LONE = 1,
+        SCALES = 0
+    };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
         (void)r;
@@ -287,6 +297,7 @@ template <bool FIFTH> struct k_stream {
         STRIDE = FIFTH ? 224 : 160, /* an odd number of 32 bytes */
         X_PAD = 64,
         LONE = 1,
+        SCALES = 0,
     };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
@@ -396,7 +407,15 @@ template <bool FIFTH> struct k_stream {
 /* Lane t's quants: columns 4 t of each 16, which have a scale of their own.  Blocks begin at even
  * places: a stage holds the 16 bytes around. */
 struct q6_k_stream {
-    enum : uint32_t { COLS = 256, BYTES = 210, CHUNKS = 14, STRIDE = 240, X_PAD = 32, LONE = 1 };
+    enum : uint32_t {
+        COLS = 256,
+        BYTES = 210,
+        CHUNKS = 14,
+        STRIDE = 240,
+        X_PAD = 32,
+        LONE = 1,
+        SCALES = 0
+    };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
         (void)r;
@@ -495,7 +514,15 @@ struct q6_k_stream {
 
 /* A half is the exact sum of two bfloat16. */
 struct f16_stream {
-    enum : uint32_t { COLS = 64, BYTES = 128, CHUNKS = 8, STRIDE = 128, X_PAD = 64, LONE = 0 };
+    enum : uint32_t {
+        COLS = 64,
+        BYTES = 128,
+        CHUNKS = 8,
+        STRIDE = 128,
+        X_PAD = 64,
+        LONE = 0,
+        SCALES = 0
+    };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
         return chunk ^ (r & 1) << 2;
@@ -529,6 +556,75 @@ struct f16_stream {
                 mma(acc[n], l[2].y, h[2].y, l[3].y, h[3].y, b.z, b.w);
             }
         }
+    }
+};
+
+/* ---- F8 ----------------------------------------------------------------------------------------
+ */
+
+/* A unit is what one scale is for.  Codes become bfloat16, which have all of their bits, and the
+ * sum of a unit's products is scaled.  Behind a row's last code there may be bytes of its scales:
+ * any code is some number here (what is NaN elsewhere is 480), and x has zeros there. */
+struct f8_stream {
+    enum : uint32_t {
+        COLS = F8_BLOCK,
+        BYTES = F8_BLOCK,
+        CHUNKS = BYTES / 16,
+        STRIDE = BYTES,
+        X_PAD = 16, /* lanes read every other 16 bytes: rows take turns */
+        LONE = 0,
+        SCALES = 1,
+    };
+    /* Two rows' 64 bytes are in different banks. */
+    FN uint32_t place_of(uint32_t r, uint32_t chunk)
+    {
+        return chunk ^ (r & 1) << 2;
+    }
+    /* Codes 0 and 1 of a word, or 2 and 3, in the upper bytes of the halves of p: moved to where
+     * bfloat16 has such bits they are their values times 2^-120, some of them subnormal. */
+    FN uint32_t pair(uint32_t v, uint32_t selector)
+    {
+        uint32_t p = __byte_perm(v, 0, selector), bits = (p & 0x80008000u) | (p >> 4 & 0x07f007f0u);
+        const uint32_t power = 0x7b807b80u; /* 2^120 */
+        __nv_bfloat162 w = __hmul2(*(__nv_bfloat162 *)&bits, *(const __nv_bfloat162 *)&power);
+        return *(uint32_t *)&w;
+    }
+    template <uint32_t NT>
+    FN void accumulate(float (&acc)[NT][4], const uint8_t *w, const uint8_t *x, uint32_t rows,
+                       uint32_t unit, uint32_t lane)
+    {
+        (void)unit;
+        uint32_t g = lane / 4, t = lane % 4;
+        const uint8_t *mine = w + g * STRIDE;
+        const float *scales = (const float *)(w + TILE_ROWS * STRIDE);
+        float sums[2][NT][4] = {}; /* two chains of products are done sooner than one */
+#pragma unroll
+        for (uint32_t k = 0; k < COLS / 64; k++) {
+            uint32_t chunk = place_of(g, k * 4 + t) * 16;
+            uint4 low = *(const uint4 *)(mine + chunk);
+            uint4 high = *(const uint4 *)(mine + 8 * STRIDE + chunk);
+            const uint32_t l[4] = {low.x, low.y, low.z, low.w};
+            const uint32_t h[4] = {high.x, high.y, high.z, high.w};
+#pragma unroll
+            for (uint32_t half = 0; half < 2; half++) {
+                uint32_t l0 = pair(l[2 * half], 0x1404), l1 = pair(l[2 * half], 0x3424);
+                uint32_t l2 = pair(l[2 * half + 1], 0x1404), l3 = pair(l[2 * half + 1], 0x3424);
+                uint32_t h0 = pair(h[2 * half], 0x1404), h1 = pair(h[2 * half], 0x3424);
+                uint32_t h2 = pair(h[2 * half + 1], 0x1404), h3 = pair(h[2 * half + 1], 0x3424);
+#pragma unroll
+                for (uint32_t n = 0; n < NT; n++) {
+                    uint4 b = x_8<f8_stream>(x, n * 8 + g, k * 64 + t * 16 + half * 8, rows);
+                    mma(sums[0][n], l0, h0, l1, h1, b.x, b.y);
+                    mma(sums[1][n], l2, h2, l3, h3, b.z, b.w);
+                }
+            }
+        }
+        const float scale[2] = {scales[g], scales[g + 8]};
+#pragma unroll
+        for (uint32_t n = 0; n < NT; n++)
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++)
+                acc[n][i] = fmaf(scale[i / 2], sums[0][n][i] + sums[1][n][i], acc[n][i]);
     }
 };
 

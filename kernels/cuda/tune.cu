@@ -195,14 +195,36 @@ static struct choice *choice_of(struct cuda_device *c, const struct product *p)
     return choice;
 }
 
-void product_fast(struct cuda_device *c, const struct product *p)
+bool product_fused(struct cuda_device *c, const struct product *p)
 {
-    struct choice *choice = blas_can(p) ? choice_of(c, p) : NULL;
+    struct product plain = *p;
+    struct choice *choice;
 
-    if (choice && choice->way == WAY_BLAS && by_blas(c, p, &choice->algo) == CUBLAS_STATUS_SUCCESS)
+    /* What it would be without: the library has no such ends. */
+    if (p->to.sink == SINK_NORM)
+        plain.to.sink = SINK_ADD;
+    else if (p->to.sink == SINK_GLU)
+        plain.to.sink = SINK_OPERAND;
+    choice = blas_can(&plain) ? choice_of(c, &plain) : NULL;
+    return (!choice || choice->way == WAY_STREAM) && product_stream(c, p);
+}
+
+void product_fast(struct cuda_device *c, const struct product *given)
+{
+    struct product p = *given;
+    struct choice *choice = blas_can(&p) ? choice_of(c, &p) : NULL;
+    bool library = choice && choice->way == WAY_BLAS;
+
+    p.from = unscaled_take(c, p.x);
+    if (p.from.x && (library || p.from.rows != p.rows)) {
+        scale_rows(c, p.x, p.w.cols);
+        p.from = {};
+    }
+    if ((library && by_blas(c, &p, &choice->algo) == CUBLAS_STATUS_SUCCESS) ||
+        product_stream(c, &p))
         return;
-    if (!product_stream(c, p))
-        product_plain<__nv_bfloat16>(c, p);
+    scale_rows(c, p.x, p.w.cols);
+    product_plain<__nv_bfloat16>(c, &p);
 }
 
 /* ---- trying ------------------------------------------------------------------------------------
@@ -360,8 +382,8 @@ int cuda_tune(struct device *d, const struct weight *w, struct error *err)
         goto out;
     for (uint32_t b = 0; b < BUCKETS && 1u << b <= rows_tried(c, w); b++) {
         for (int wide = 0; wide < 2; wide++) {
-            struct product p = {
-                {t.out, NULL, w->rows, 1, wide ? SINK_F32 : SINK_OPERAND}, t.x, *w, 1u << b};
+            struct product p = product_of(t.out, wide ? SINK_F32 : SINK_OPERAND, w->rows, t.x, w,
+                                          1u << b);
             p.w.data = t.weights;
             try_all(&t, &p, &s->choices[b][wide]);
         }

@@ -199,7 +199,7 @@ static void check_neighbours(struct product *p)
 
 static const enum dtype dtypes[] = {
     DTYPE_BF16, DTYPE_F16,  DTYPE_F32,  DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0,
-    DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
+    DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_F8,
 };
 #define DTYPE_COUNT (sizeof(dtypes) / sizeof(dtypes[0]))
 
@@ -251,7 +251,7 @@ static void test_matmul_in_parts(void **state)
 /* After tuning the fastest ways are taken, and they are as right. */
 static void test_tuned(void **state)
 {
-    static const enum dtype types[] = {DTYPE_BF16, DTYPE_Q4_K, DTYPE_Q8_0};
+    static const enum dtype types[] = {DTYPE_BF16, DTYPE_Q4_K, DTYPE_Q8_0, DTYPE_F8};
     static const struct size size = {768, 2048, 300, 1};
     uint64_t seed = 3;
     struct error err;
@@ -288,6 +288,130 @@ static void test_matmul_passes_nan_on(void **state)
             free_product(&p);
         }
     }
+}
+
+/* ---- products that do what stands behind them --------------------------------------------------
+ */
+
+/* As floats. */
+static float *operands(const void *there_, size_t n)
+{
+    return strided(there_, 1, (uint32_t)n, (uint32_t)n);
+}
+
+/* The same as the two that it stands for, but for roundings between them. */
+static void check_matmul_glu(enum dtype dtype, uint32_t ffn, uint32_t cols, uint32_t rows,
+                             enum activation activation, uint64_t *seed)
+{
+    struct product p = new_product(dtype, 2 * ffn, cols, rows, seed);
+    size_t n = (size_t)rows * ffn;
+    void *two = there(NULL, n * sizeof(bf16)), *one = there(NULL, n * sizeof(bf16));
+    void *gate_up = there(NULL, 2 * n * sizeof(bf16));
+
+    k_matmul(gpu, gate_up, 2 * ffn, p.dx, &p.w, NULL, rows);
+    k_glu(gpu, two, gate_up, rows, ffn, activation);
+    k_matmul_glu(gpu, one, gate_up, p.dx, &p.w, rows, activation);
+    float *want = operands(two, n), *got = operands(one, n), *parts = operands(gate_up, 2 * n);
+    for (size_t i = 0; i < n; i++)
+        if (!close_to(got[i], want[i], fabs((double)want[i]) / 32 + 2e-3))
+            fail_msg("%s glu %ux%u of %u rows, %zu: %.9g, not %.9g", dtype_name(dtype), ffn, cols,
+                     rows, i, (double)got[i], (double)want[i]);
+    free(want);
+    free(got);
+    free(parts);
+    device_free(gpu, two);
+    device_free(gpu, one);
+    device_free(gpu, gate_up);
+    free_product(&p);
+}
+
+static void test_matmul_glu(void **state)
+{
+    static const uint32_t rows[] = {1, 2, 3, 8, 9, 16, 17, 32, 33, 65};
+    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q4_1, DTYPE_Q4_K, DTYPE_Q8_0};
+    uint64_t seed = 21;
+
+    NEED_GPU(state);
+    for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++)
+        for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+            check_matmul_glu(types[t], 16, 256, rows[i], ACTIVATION_SILU, &seed);
+            check_matmul_glu(types[t], 40, 512, rows[i], ACTIVATION_GELU_TANH, &seed);
+            if (!small())
+                check_matmul_glu(types[t], 1536, 1024, rows[i], ACTIVATION_SILU, &seed);
+        }
+}
+
+/* x += product, normed, times another matrix: by three operations and by two. */
+static void check_add_norm(enum dtype dtype, uint32_t width, uint32_t cols, uint32_t out,
+                           uint32_t rows, uint64_t *seed)
+{
+    struct product p = new_product(dtype, width, cols, rows, seed);
+    struct product next = new_product(dtype, out, width, 1, seed);
+    size_t n = (size_t)rows * width, m = (size_t)rows * out;
+    float *x = random_floats(n, seed), *norm = random_floats(width, seed);
+    void *dx[2], *normed = there(NULL, n * sizeof(bf16)),
+                 *dnorm = there(norm, width * sizeof(float));
+    float *sums[2], *kept[2], *also[2];
+
+    for (int way = 0; way < 2; way++) {
+        void *y = there(NULL, m * sizeof(float)), *z = there(NULL, m * sizeof(bf16));
+        dx[way] = there(x, n * sizeof(float));
+        if (way == 0) {
+            k_matmul_add(gpu, dx[way], 0.75f, p.dx, &p.w, rows);
+            k_norm(gpu, normed, dx[way], NULL, 0, NULL, dnorm, rows, width, 1e-5f);
+        } else {
+            k_matmul_add_norm(gpu, normed, dnorm, 1e-5f, dx[way], 0.75f, p.dx, &p.w, rows);
+        }
+        k_matmul_f32(gpu, y, normed, &next.w, rows);
+        k_matmul(gpu, z, out, normed, &next.w, next.dbias, rows);
+        sums[way] = fetched(y, m * sizeof(float));
+        also[way] = operands(z, m);
+        kept[way] = fetched(dx[way], n * sizeof(float));
+        device_free(gpu, y);
+        device_free(gpu, z);
+        device_free(gpu, dx[way]);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (!close_to(kept[1][i], kept[0][i], fabs((double)kept[0][i]) / 256 + 2e-3))
+            fail_msg("%s residual %zu: %.9g, not %.9g", dtype_name(dtype), i, (double)kept[1][i],
+                     (double)kept[0][i]);
+    double size = 0;
+    for (size_t i = 0; i < m; i++)
+        size += (double)sums[0][i] * sums[0][i];
+    size = sqrt(size / (double)m);
+    for (size_t i = 0; i < m; i++) {
+        if (!close_to(sums[1][i], sums[0][i], size / 24) ||
+            !close_to(also[1][i], also[0][i], size / 24 + fabs((double)also[0][i]) / 128))
+            fail_msg("%s normed, %u of %u, %u rows, %zu: %.9g and %.9g, not %.9g and %.9g",
+                     dtype_name(dtype), width, cols, rows, i, (double)sums[1][i],
+                     (double)also[1][i], (double)sums[0][i], (double)also[0][i]);
+    }
+    for (int way = 0; way < 2; way++) {
+        free(sums[way]);
+        free(also[way]);
+        free(kept[way]);
+    }
+    free(x);
+    free(norm);
+    device_free(gpu, normed);
+    device_free(gpu, dnorm);
+    free_product(&p);
+    free_product(&next);
+}
+
+static void test_matmul_add_norm(void **state)
+{
+    static const uint32_t rows[] = {1, 2, 5, 8, 9, 16, 17, 32, 33, 65};
+    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q4_1, DTYPE_Q4_K, DTYPE_Q8_0};
+    uint64_t seed = 22;
+
+    NEED_GPU(state);
+    for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++)
+        for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+            check_add_norm(types[t], 256, 512, 48, rows[i], &seed);
+            if (!small())
+                check_add_norm(types[t], 2048, 768, 200, rows[i], &seed);
+        }
 }
 
 /* ---- experts -----------------------------------------------------------------------------------
@@ -458,6 +582,8 @@ int main(void)
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_matmul_in_parts),
+        cmocka_unit_test(test_matmul_glu),
+        cmocka_unit_test(test_matmul_add_norm),
         cmocka_unit_test(test_matmul_passes_nan_on),
         cmocka_unit_test(test_tuned),
         cmocka_unit_test(test_experts),

@@ -273,8 +273,6 @@ static void test_fp8(void **state)
                                         "phi3-f8-block", "qwen3moe-f8-block"};
 
     (void)state;
-    if (rig_device() != RIG_CPU)
-        skip();
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         check_model(names[i], names[i]);
 }
