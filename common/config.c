@@ -313,6 +313,7 @@ static const struct key model_keys[] = {
 };
 
 static const struct key instance_keys[] = {
+    {"Deterministic", OFFSET(config_instance, deterministic), set_yes, 0},
     {"Device", OFFSET(config_instance, device), set_device, 1},
     {"Gpus", 0, set_gpus, 0},
     {"MaxBatch", OFFSET(config_instance, max_batch), set_batch, 0},

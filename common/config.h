@@ -40,6 +40,7 @@ struct config_instance {
     uint32_t threads;               /* Threads=; 0: one per core that we may use */
     uint32_t max_batch;             /* MaxBatch=: rows of a step, default 32 */
     enum order_precision precision; /* Precision=exact|fast, default fast */
+    int deterministic;              /* Deterministic=yes|no, default no; a CPU always is */
 };
 
 struct config_slo {

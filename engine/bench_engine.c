@@ -47,11 +47,17 @@ static double prompt_flops(const struct subject *s, double first, double n)
     return 2 * h->layers * (layer * n + 2 * q * seen) + 2.0 * h->width * h->vocabulary;
 }
 
+/* What stands behind the type in a figure's name. */
+static const char *how_summed(const struct subject *s)
+{
+    return s->how.deterministic ? " deterministic" : "";
+}
+
 /* Decoding by `batch` sequences after prompts of `context` tokens. */
 static int decode(struct subject *s, uint32_t batch, uint32_t context)
 {
     struct limit l = {.name = "decode", .unit = "us"};
-    char params[96];
+    char params[128];
     /* The first sequences decode while the last ones' prompts are read. */
     uint64_t ahead = 2 + (uint64_t)batch * context / (s->e->rows_max - batch);
 
@@ -60,8 +66,8 @@ static int decode(struct subject *s, uint32_t batch, uint32_t context)
     if (s->steps < SUBJECT_STEPS)
         return error_set(s->err, STATUS_INTERNAL, "only %" PRIu32 " full steps were seen",
                          s->steps);
-    snprintf(params, sizeof(params), "%s %s, batch %" PRIu32 ", context %" PRIu32 " to %" PRIu32,
-             s->how.shape, s->how.dtype, batch, context, context + SUBJECT_STEPS);
+    snprintf(params, sizeof(params), "%s %s%s, batch %" PRIu32 ", context %" PRIu32 " to %" PRIu32,
+             s->how.shape, s->how.dtype, how_summed(s), batch, context, context + SUBJECT_STEPS);
     l.params = params;
     l.bytes = step_weight_bytes(s) + batch * kv_token_bytes(s) * (context + SUBJECT_STEPS / 2.0);
     l.flops = batch * (prompt_flops(s, context + SUBJECT_STEPS / 2.0, 1));
@@ -76,10 +82,10 @@ static int decode(struct subject *s, uint32_t batch, uint32_t context)
 static int prefill(struct subject *s, uint32_t batch, uint32_t tokens)
 {
     struct limit l = {.name = "prefill", .unit = "us"};
-    char params[96];
+    char params[128];
 
-    snprintf(params, sizeof(params), "%s %s, %" PRIu32 " x %" PRIu32, s->how.shape, s->how.dtype,
-             batch, tokens);
+    snprintf(params, sizeof(params), "%s %s%s, %" PRIu32 " x %" PRIu32, s->how.shape, s->how.dtype,
+             how_summed(s), batch, tokens);
     l.params = params;
     l.flops = batch * prompt_flops(s, 0, tokens);
     l.bytes = step_weight_bytes(s);

@@ -17,6 +17,7 @@ struct bench_engine {
     uint32_t device;             /* enum order_device */
     uint32_t gpu, threads;       /* of the one or the other */
     uint32_t precision;          /* enum precision */
+    int deterministic;           /* device_deterministic() */
     uint64_t memory_bytes;       /* weights and KV */
     uint64_t host_bytes;         /* of master copies in host memory */
     uint32_t batch_max, context; /* of decode: the largest batch, and tokens of prompt before it */

@@ -134,6 +134,7 @@ static int open_engine(struct subject *s)
                                 .device = s->how.device,
                                 .gpu = s->how.gpu,
                                 .precision = s->how.precision,
+                                .flags = s->how.deterministic ? HELLO_DETERMINISTIC : 0,
                                 .host_bytes = s->how.host_bytes,
                                 .instance = "bench"};
     int pair[2], room = 8 << 20;

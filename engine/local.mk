@@ -85,6 +85,8 @@ tests_tools_tiny_gguf_SOURCES = \
     tests/unit/tiny_gguf.h
 
 check_PROGRAMS += \
+    tests/unit/cuda_trace_test \
+    tests/unit/deterministic_test \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
@@ -99,8 +101,11 @@ check_PROGRAMS += \
     tests/unit/kv_property_test \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
+    tests/unit/parity_test \
     tests/unit/prefix_test
 TESTS += \
+    tests/unit/cuda_trace_test \
+    tests/unit/deterministic_test \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
@@ -115,8 +120,23 @@ TESTS += \
     tests/unit/kv_property_test \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
+    tests/unit/parity_test \
     tests/unit/prefix_test
 EXTRA_DIST += tests/golden/families
+tests_unit_cuda_trace_test_SOURCES = \
+    engine/random_model.c \
+    engine/random_model.h \
+    tests/unit/cuda_trace_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_cuda_trace_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS) -ldl
+tests_unit_deterministic_test_SOURCES = \
+    engine/random_model.c \
+    engine/random_model.h \
+    tests/unit/deterministic_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_deterministic_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_channel_test_SOURCES = \
     tests/unit/engine_channel_test.c \
     tests/unit/tiny_gguf.c \
@@ -207,6 +227,13 @@ tests_unit_logprobs_test_LDADD = $(CMOCKA_LIBS) -lm
 tests_unit_pages_test_SOURCES = \
     tests/unit/pages_test.c
 tests_unit_pages_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
+tests_unit_parity_test_SOURCES = \
+    tests/unit/engine_golden.c \
+    tests/unit/engine_golden.h \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/parity_test.c
+tests_unit_parity_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_prefix_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \
