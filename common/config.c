@@ -321,6 +321,7 @@ static const struct key model_keys[] = {
 };
 
 static const struct key instance_keys[] = {
+    {"Deterministic", OFFSET(config_instance, deterministic), set_yes, 0},
     {"Device", OFFSET(config_instance, device), set_device, 1},
     {"Gpus", 0, set_gpus, 0},
     {"MaxBatch", OFFSET(config_instance, max_batch), set_batch, 0},
@@ -442,6 +443,11 @@ static int read_instance(struct config *c, const struct config_line *line, struc
     if (in->device == CONFIG_CUDA && in->ranks > 2)
         return error_set(err, STATUS_UNSUPPORTED,
                          "TensorParallel=%u with Device=cuda has not been tried yet: at most 2",
+                         in->ranks);
+    if (in->device == CONFIG_CUDA && in->ranks > 1 && in->deterministic)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "Deterministic=yes with TensorParallel=%u has not been tried on GPUs yet: "
+                         "leave out one of them",
                          in->ranks);
     return 0;
 }

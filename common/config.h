@@ -41,6 +41,7 @@ struct config_instance {
     uint32_t ranks;                 /* TensorParallel=1|2|4|8, default 1: parts of each model */
     uint32_t max_batch;             /* MaxBatch=: rows of a step, default 32 */
     enum order_precision precision; /* Precision=exact|fast, default fast */
+    int deterministic;              /* Deterministic=yes|no, default no; a CPU always is */
 };
 
 struct config_slo {

@@ -74,7 +74,10 @@ struct order_hello {
     uint64_t host_bytes;   /* of master copies in host memory; a CPU's instance has none */
     uint64_t swap_bytes;   /* of KV in host memory (ORDER_SEQ_SPILL); 0: none */
     char instance[64];
+    uint64_t flags; /* HELLO_* */
 };
+
+#define HELLO_DETERMINISTIC 1u /* Deterministic=yes */
 
 struct order_model {
     uint32_t kind;

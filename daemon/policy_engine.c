@@ -88,6 +88,7 @@ static void send_hello(struct instance *in)
         .swap_bytes = swap_share(in),
         .precision = in->config->precision,
         .ranks = in->config->ranks,
+        .flags = in->config->deterministic ? HELLO_DETERMINISTIC : 0,
     };
 
     snprintf(hello.instance, sizeof hello.instance, "%s", in->config->name);

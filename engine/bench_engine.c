@@ -54,11 +54,17 @@ static const char *ranks_text(const struct subject *s)
     return s->how.ranks == 8 ? ", 8 ranks" : s->how.ranks > 4 ? "" : texts[s->how.ranks];
 }
 
+/* What stands behind the type in a figure's name. */
+static const char *how_summed(const struct subject *s)
+{
+    return s->how.deterministic ? " deterministic" : "";
+}
+
 /* Decoding by `batch` sequences after prompts of `context` tokens. */
 static int decode(struct subject *s, uint32_t batch, uint32_t context)
 {
     struct limit l = {.name = "decode", .unit = "us"};
-    char params[96];
+    char params[128];
     /* The first sequences decode while the last ones' prompts are read. */
     uint64_t ahead = 2 + (uint64_t)batch * context / (s->e->rows_max - batch);
 
@@ -67,8 +73,9 @@ static int decode(struct subject *s, uint32_t batch, uint32_t context)
     if (s->steps < SUBJECT_STEPS)
         return error_set(s->err, STATUS_INTERNAL, "only %" PRIu32 " full steps were seen",
                          s->steps);
-    snprintf(params, sizeof(params), "%s %s%s, batch %" PRIu32 ", context %" PRIu32 " to %" PRIu32,
-             s->how.shape, s->how.dtype, ranks_text(s), batch, context, context + SUBJECT_STEPS);
+    snprintf(params, sizeof(params),
+             "%s %s%s%s, batch %" PRIu32 ", context %" PRIu32 " to %" PRIu32, s->how.shape,
+             s->how.dtype, how_summed(s), ranks_text(s), batch, context, context + SUBJECT_STEPS);
     l.params = params;
     l.bytes = step_weight_bytes(s) + batch * kv_token_bytes(s) * (context + SUBJECT_STEPS / 2.0);
     l.flops = batch * (prompt_flops(s, context + SUBJECT_STEPS / 2.0, 1));
@@ -83,10 +90,10 @@ static int decode(struct subject *s, uint32_t batch, uint32_t context)
 static int prefill(struct subject *s, uint32_t batch, uint32_t tokens)
 {
     struct limit l = {.name = "prefill", .unit = "us"};
-    char params[96];
+    char params[128];
 
-    snprintf(params, sizeof(params), "%s %s%s, %" PRIu32 " x %" PRIu32, s->how.shape, s->how.dtype,
-             ranks_text(s), batch, tokens);
+    snprintf(params, sizeof(params), "%s %s%s%s, %" PRIu32 " x %" PRIu32, s->how.shape,
+             s->how.dtype, how_summed(s), ranks_text(s), batch, tokens);
     l.params = params;
     l.flops = batch * prompt_flops(s, 0, tokens);
     l.bytes = step_weight_bytes(s);

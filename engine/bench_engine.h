@@ -18,6 +18,7 @@ struct bench_engine {
     uint32_t gpu, threads;       /* of the one or the other */
     uint32_t ranks;              /* TensorParallel=; 0, 1: one */
     uint32_t precision;          /* enum precision */
+    int deterministic;           /* device_deterministic() */
     uint64_t memory_bytes;       /* weights and KV */
     uint64_t host_bytes;         /* of master copies in host memory */
     uint64_t swap_bytes;         /* of KV there: bench_swap's own */

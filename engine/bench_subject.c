@@ -148,6 +148,7 @@ static int open_engine(struct subject *s)
                                 .device = s->how.device,
                                 .gpu = s->how.gpu,
                                 .precision = s->how.precision,
+                                .flags = s->how.deterministic ? HELLO_DETERMINISTIC : 0,
                                 .host_bytes = s->how.host_bytes,
                                 .swap_bytes = s->how.swap_bytes,
                                 .instance = "bench"};

@@ -42,7 +42,8 @@ struct engine {
     struct sampler *sampler;
     struct turn turns[ENGINE_TURNS_MAX]; /* the first one runs */
     uint32_t turn_count;
-    int gone; /* the daemon hung up, or the device failed */
+    int deterministic; /* the device was asked to be */
+    int gone;          /* the daemon hung up, or the device failed */
 };
 
 /* Everything but models: device, arena, pools.  Needs a hello of our version: UNSUPPORTED else. */

@@ -93,6 +93,8 @@ tests_tools_tiny_gguf_SOURCES = \
     tests/unit/tiny_gguf.h
 
 check_PROGRAMS += \
+    tests/unit/cuda_trace_test \
+    tests/unit/deterministic_test \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
@@ -109,9 +111,12 @@ check_PROGRAMS += \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
     tests/unit/parallel_test \
+    tests/unit/parity_test \
     tests/unit/prefix_test \
     tests/unit/swap_test
 TESTS += \
+    tests/unit/cuda_trace_test \
+    tests/unit/deterministic_test \
     tests/unit/engine_channel_test \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
@@ -128,9 +133,24 @@ TESTS += \
     tests/unit/logprobs_test \
     tests/unit/pages_test \
     tests/unit/parallel_test \
+    tests/unit/parity_test \
     tests/unit/prefix_test \
     tests/unit/swap_test
 EXTRA_DIST += tests/golden/families
+tests_unit_cuda_trace_test_SOURCES = \
+    engine/random_model.c \
+    engine/random_model.h \
+    tests/unit/cuda_trace_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_cuda_trace_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS) -ldl
+tests_unit_deterministic_test_SOURCES = \
+    engine/random_model.c \
+    engine/random_model.h \
+    tests/unit/deterministic_test.c \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h
+tests_unit_deterministic_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_channel_test_SOURCES = \
     tests/unit/engine_channel_test.c \
     tests/unit/tiny_gguf.c \
@@ -238,6 +258,13 @@ tests_unit_parallel_test_SOURCES = \
     tests/unit/tiny_gguf.h
 tests_unit_parallel_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_parallel_test_LDFLAGS = $(tests_unit_engine_tier_test_LDFLAGS)
+tests_unit_parity_test_SOURCES = \
+    tests/unit/engine_golden.c \
+    tests/unit/engine_golden.h \
+    tests/unit/engine_rig.c \
+    tests/unit/engine_rig.h \
+    tests/unit/parity_test.c
+tests_unit_parity_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_prefix_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \

@@ -20,6 +20,7 @@ static const char usage[] =
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
     "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
     "                        [--host=MIB] [--threads=N] [--steps=N] [--models=N] [--ranks=N]\n"
+    "                        [--deterministic]\n"
     "\n"
     "Runs the models of one instance.  modelpoold starts it, with a socket as descriptor 3\n"
     "on which it takes orders.  By hand, it only measures: what a GPU can do (limits), how near\n"
@@ -103,29 +104,19 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
 /* -1: serve. */
 static int parse(int argc, char **argv, struct bench *bench)
 {
-    static const struct option options[] = {{"bench", required_argument, NULL, 'b'},
-                                            {"commit", required_argument, NULL, 'c'},
-                                            {"gpu", required_argument, NULL, 'g'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"machine", required_argument, NULL, 'm'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {"shape", required_argument, NULL, 'e'},
-                                            {"dtype", required_argument, NULL, 'e'},
-                                            {"device", required_argument, NULL, 'e'},
-                                            {"memory", required_argument, NULL, 'e'},
-                                            {"precision", required_argument, NULL, 'e'},
-                                            {"batch", required_argument, NULL, 'e'},
-                                            {"context", required_argument, NULL, 'e'},
-                                            {"prompt", required_argument, NULL, 'e'},
-                                            {"threads", required_argument, NULL, 'e'},
-                                            {"host", required_argument, NULL, 'e'},
-                                            {"model", required_argument, NULL, 'e'},
-                                            {"models", required_argument, NULL, 'e'},
-                                            {"steps", required_argument, NULL, 'e'},
-                                            {"out", required_argument, NULL, 'o'},
-                                            {"ranks", required_argument, NULL, 'e'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"bench", required_argument, NULL, 'b'},   {"commit", required_argument, NULL, 'c'},
+        {"gpu", required_argument, NULL, 'g'},     {"help", no_argument, NULL, 'h'},
+        {"json", no_argument, NULL, 'j'},          {"machine", required_argument, NULL, 'm'},
+        {"version", no_argument, NULL, 'V'},       {"shape", required_argument, NULL, 'e'},
+        {"dtype", required_argument, NULL, 'e'},   {"device", required_argument, NULL, 'e'},
+        {"memory", required_argument, NULL, 'e'},  {"precision", required_argument, NULL, 'e'},
+        {"batch", required_argument, NULL, 'e'},   {"context", required_argument, NULL, 'e'},
+        {"prompt", required_argument, NULL, 'e'},  {"threads", required_argument, NULL, 'e'},
+        {"host", required_argument, NULL, 'e'},    {"model", required_argument, NULL, 'e'},
+        {"models", required_argument, NULL, 'e'},  {"steps", required_argument, NULL, 'e'},
+        {"out", required_argument, NULL, 'o'},     {"ranks", required_argument, NULL, 'e'},
+        {"deterministic", no_argument, NULL, 'd'}, {NULL, 0, NULL, 0}};
     char *end;
     int c, at;
 
@@ -140,6 +131,9 @@ static int parse(int argc, char **argv, struct bench *bench)
             break;
         case 'c':
             bench->commit = optarg;
+            break;
+        case 'd':
+            bench->engine.deterministic = 1;
             break;
         case 'g':
             bench->gpu = (uint32_t)strtoul(optarg, &end, 10);

@@ -15,6 +15,7 @@
 struct device_ops {
     enum device_kind kind;
     enum dtype operand;
+    void (*deterministic)(struct device *d); /* NULL: it always is */
     void (*destroy)(struct device *d);
     void (*sync)(struct device *d);
     void (*mark)(struct device *d, uint32_t number);

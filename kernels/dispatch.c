@@ -3,6 +3,12 @@
  */
 #include "kernels/device.h"
 
+void device_deterministic(struct device *d)
+{
+    if (d->ops->deterministic)
+        d->ops->deterministic(d);
+}
+
 void device_destroy(struct device *d)
 {
     if (d)

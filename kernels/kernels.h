@@ -20,7 +20,8 @@
  * activations that meet quantized weights in a product are rounded to 8 bits, in blocks of 32
  * columns with a scale each, and the products are summed in integers within a block; all else is as
  * with PRECISION_EXACT. (A GPU with PRECISION_FAST: bfloat16
- * operands, and a sum depends on the kernel that is chosen by the number of rows, too.)
+ * operands, and a sum depends on the kernel that is chosen by the number of rows, too, but for
+ * device_deterministic().)
  */
 #ifndef MP_KERNELS_KERNELS_H
 #define MP_KERNELS_KERNELS_H
@@ -155,6 +156,10 @@ uint32_t device_threads(void);
  * at most 256, at most 2048 experts, and at most rows_max rows. */
 struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32_t rows_max,
                                   uint32_t cols_max, struct error *err);
+/* From now on what a row gives has the same bits whatever the number of rows, however prompts are
+ * cut and whoever else is in the step, as above; asked for before anything is tuned or recorded.
+ * CPUs and PRECISION_EXACT are always so. */
+void device_deterministic(struct device *d);
 void device_destroy(struct device *d);
 /* "cpu avx512-vnni fast, 2 threads" */
 const char *device_name(const struct device *d);

@@ -10,6 +10,7 @@ EXTRA_DIST += \
     $(srcdir)/tests/golden \
     $(srcdir)/tests/slurm \
     bench/client.py \
+    bench/parity \
     bench/peers \
     bench/peers.py \
     bench/pool.bash \

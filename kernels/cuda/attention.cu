@@ -195,6 +195,8 @@ int cuda_attention_open(struct cuda_device *c, struct error *err)
         e = cudaStreamSynchronize(NULL);
     if (e == cudaSuccess)
         e = cudaMalloc((void **)&s->parts, s->bytes);
+    if (e == cudaSuccess)
+        e = cudaMalloc((void **)&s->tokens, c->rows_max * sizeof(*s->tokens));
     if (e != cudaSuccess) {
         cudaGetLastError();
         cuda_attention_close(c);
@@ -214,6 +216,7 @@ void cuda_attention_close(struct cuda_device *c)
         return;
     cudaFree(c->attention->counters);
     cudaFree(c->attention->parts);
+    cudaFree(c->attention->tokens);
     free(c->attention);
     c->attention = NULL;
 }
@@ -238,9 +241,56 @@ static void place_scratch(struct attention_args *a, const struct attention_scrat
     a->sums = (float2 *)(s->parts + slots * a->q_heads * a->head_dim * sizeof(float));
 }
 
+/* Each row of the step as a sequence of one token; rows of none: of no token. */
+static __global__ void apart_kernel(struct attn_row *to, const struct attn_row *seqs,
+                                    uint32_t seq_count, uint32_t rows)
+{
+    uint32_t r = blockIdx.x * blockDim.x + threadIdx.x;
+    struct attn_row token = {};
+
+    await_kernels();
+    for (uint32_t i = 0; i < seq_count; i++) {
+        struct attn_row s = seqs[i];
+        if (r >= s.first_row && r - s.first_row < s.count)
+            token = {r, 1, s.first_pos + (r - s.first_row), s.table};
+    }
+    if (r < rows)
+        to[r] = token;
+}
+
+/* Of a deterministic device: every token by the kernel of lone ones, with splits that follow from
+ * its position. */
+static int launch_alike(struct cuda_device *c, struct attention_args *a, uint32_t longest)
+{
+    uint32_t parts = a->kv_heads * ((a->group + 15) / 16), count = a->seq_count;
+    bool overlap = c->overlap, done = true;
+
+    place_scratch(a, c->attention);
+    uint32_t most = a->slots < ALIKE_MAX ? a->slots : ALIKE_MAX;
+    most = most * parts > COUNTERS ? COUNTERS / parts : most;
+    if (most == 0)
+        return 0;
+    if (longest > 1) {
+        count = a->rows;
+        cuda_launch(c, apart_kernel, (count + 255) / 256, 256, 0, c->attention->tokens, a->seqs,
+                    a->seq_count, count);
+        a->seqs = c->attention->tokens;
+        /* Kernels may read their sequences before those ahead have ended. */
+        c->overlap = false;
+    }
+    for (uint32_t first = 0; first < count && done; first += most, a->seqs += most) {
+        a->seq_count = count - first < most ? count - first : most;
+        done = attention_decode(c, a);
+    }
+    c->overlap = overlap;
+    return done;
+}
+
 /* Tokens of their own go one way, longer runs another; 0 where neither knows the shape. */
 static int launch_fast(struct cuda_device *c, struct attention_args *a, uint32_t longest)
 {
+    if (c->deterministic)
+        return launch_alike(c, a, longest);
     place_scratch(a, c->attention);
     if (longest > 1 && !attention_wgmma(c, a) && !attention_prefill(c, a))
         return 0;
@@ -283,9 +333,10 @@ void cuda_attention(struct device *d, void *out, const void *qkv, uint32_t q_hea
     a.window = attention->window;
     a.scale = attention->scale;
     a.softcap = attention->softcap;
+    struct attention_args given = a;
     if (sizeof(T) == sizeof(__nv_bfloat16) && c->attention && launch_fast(c, &a, step->longest))
         return;
-    launch<T>(c, &a);
+    launch<T>(c, &given);
 }
 
 template void cuda_attention<float>(struct device *, void *, const void *, uint32_t,

@@ -32,6 +32,9 @@ struct attention_args {
     uint32_t splits, split_max; /* of a sequence, about; positions of one, about */
 };
 #define COUNTERS (1u << 16)
+/* Of a deterministic device: tokens of a launch, at most; splits of a sequence, about. */
+#define ALIKE_MAX    256u
+#define ALIKE_SPLITS 16u
 
 /* Launch for the sequences of one token, or of more; 0, and nothing was launched, where the shape
  * is none of theirs. */
@@ -50,6 +53,7 @@ struct attention_scratch {
     uint64_t bytes;                 /* of parts */
     uint32_t *counters;
     char *parts;
+    struct attn_row *tokens; /* each as a sequence, of a deterministic device; [rows_max] */
 };
 
 /* ---- tensor cores ------------------------------------------------------------------------------

@@ -536,10 +536,14 @@ static __global__ void __launch_bounds__(THREADS, decode_shape<DIM>::BLOCKS)
 template <uint32_t DIM> static int launch(struct cuda_device *c, const struct attention_args *a)
 {
     using shape = decode_shape<DIM>;
-    uint32_t heads = a->group < HEADS ? a->group : HEADS;
+    uint32_t heads = a->group < HEADS ? a->group : HEADS, seqs = a->seq_count;
+
+    /* Whether a shape is ours must not depend on a step's sequences. */
+    if (c->deterministic && seqs < ALIKE_MAX)
+        seqs = ALIKE_MAX;
     uint64_t shared = WARPS * shape::HALVES * shape::HALF + shape::QUERY +
                       WARPS * heads * shape::JOIN_COLS * sizeof(float) +
-                      (a->seq_count + 1ull) * sizeof(struct decode_seq);
+                      (seqs + 1ull) * sizeof(struct decode_seq);
     /* Each block's own arrays and what the system takes: 2 KiB. */
     uint64_t blocks = c->attention->shared_sm / (shared + 2048);
 
@@ -577,9 +581,9 @@ int attention_decode(struct cuda_device *c, const struct attention_args *args)
 
     if (a->slots < a->seq_count || whole > COUNTERS)
         return 0;
-    a->splits = choose_splits(whole, blocks);
+    a->splits = c->deterministic ? ALIKE_SPLITS : choose_splits(whole, blocks);
     /* So that one long sequence does not outlast all others. */
-    a->split_max = whole < blocks ? 8192 : 2048;
+    a->split_max = whole < blocks && !c->deterministic ? 8192 : 2048;
     switch (a->head_dim) {
     case 64:
         return launch<64>(c, a);

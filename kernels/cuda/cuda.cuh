@@ -29,7 +29,8 @@ struct cuda_device {
     int gpu;
     uint32_t sms; /* multiprocessors */
     uint32_t rows_max, cols_max;
-    bool overlap; /* a kernel may begin before the one ahead of it has ended */
+    bool deterministic; /* one order of summation for any number of rows, splits, sequences */
+    bool overlap;       /* a kernel may begin before the one ahead of it has ended */
     cudaStream_t stream;
     cudaEvent_t marks[DEVICE_MARKS];
     cudaError_t failed;                  /* the first thing that went wrong */

@@ -72,6 +72,11 @@ static int check(struct device *d, struct error *err)
     return 0;
 }
 
+static void deterministic(struct device *d)
+{
+    ((struct cuda_device *)d)->deterministic = true;
+}
+
 static int no_tune(struct device *d, const struct weight *w, struct error *err)
 {
     (void)d;
@@ -84,6 +89,7 @@ template <typename T>
 static const struct device_ops ops = {
     .kind = DEVICE_CUDA,
     .operand = sizeof(T) == 2 ? DTYPE_BF16 : DTYPE_F32,
+    .deterministic = sizeof(T) == 2 ? deterministic : NULL,
     .destroy = destroy,
     .sync = sync,
     .mark = cuda_mark,

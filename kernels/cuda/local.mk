@@ -4,6 +4,7 @@
 noinst_LIBRARIES += kernels/libkernels_cuda.a
 if HAVE_CUDA
 kernels_libkernels_cuda_a_SOURCES = \
+	kernels/cuda/alike.cu \
 	kernels/cuda/attention.cu \
 	kernels/cuda/attention.cuh \
 	kernels/cuda/attention_decode.cu \

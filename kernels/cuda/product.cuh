@@ -108,6 +108,11 @@ bool product_stream(struct cuda_device *c, const struct product *p);
 /* By experts: with ids each row its own, with `by` in groups; the other is NULL. */
 bool product_stream_expert(struct cuda_device *c, const struct product *p, const uint32_t *ids,
                            const struct expert_groups *by, uint32_t share);
+/* Both of a deterministic device, alike.cu: the same bits for any number of rows; and, for many,
+ * the same again by large tiles.  The latter is false, too, where shared memory is short. */
+bool product_alike(struct cuda_device *c, const struct product *p, const uint32_t *ids,
+                   const struct expert_groups *by, uint32_t share);
+bool product_wide(struct cuda_device *c, const struct product *p);
 /* Weights as bfloat16: rows [first, first + count) of w. */
 void product_expand(struct cuda_device *c, __nv_bfloat16 *to, const struct weight *w,
                     uint32_t first, uint32_t count);

@@ -3,7 +3,8 @@
  *
  * Few rows: stream.cu.  More: cuBLASLt, on the weights themselves or on a part of them after the
  * other that is expanded to bfloat16.  What suits a shape and a number of rows is remembered: the
- * library's first guess, or, after device_tune(), the fastest of all when they were tried.
+ * library's first guess, or, after device_tune(), the fastest of all when they were tried.  A
+ * deterministic device chooses between the two ways of alike.cu, whose bits are the same.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,9 @@
  * quantized weights pays from 64 on. */
 #define STREAM_ROWS           8u
 #define STREAM_ROWS_QUANTIZED 32u
+#define STREAM_ROWS_WIDE      64u /* or for large tiles */
 
-enum way { WAY_UNKNOWN, WAY_STREAM, WAY_BLAS };
+enum way { WAY_UNKNOWN, WAY_STREAM, WAY_BLAS, WAY_WIDE };
 
 struct choice {
     enum way way;
@@ -170,12 +172,17 @@ static struct shape *shape_of(struct tuned *t, const struct weight *w)
 }
 
 /* Untried: a guess. */
-static void guess(struct tuned *t, struct choice *choice, const struct product *p)
+static void guess(struct cuda_device *c, struct choice *choice, const struct product *p)
 {
     cublasLtMatmulHeuristicResult_t ways[BLAS_CHOICES];
+    struct tuned *t = c->tuned;
     struct product part = part_of(p, t, 0, part_rows(p));
 
     choice->way = WAY_STREAM;
+    if (c->deterministic) {
+        choice->way = p->rows <= STREAM_ROWS_WIDE ? WAY_STREAM : WAY_WIDE;
+        return;
+    }
     if (p->rows <= (p->w.dtype == DTYPE_BF16 ? STREAM_ROWS : STREAM_ROWS_QUANTIZED) ||
         blas_ways(&t->blas, &part, ways) == 0)
         return;
@@ -191,7 +198,7 @@ static struct choice *choice_of(struct cuda_device *c, const struct product *p)
         return NULL;
     struct choice *choice = &s->choices[bucket_of(p->rows)][p->to.sink != SINK_OPERAND];
     if (choice->way == WAY_UNKNOWN)
-        guess(c->tuned, choice, p);
+        guess(c, choice, p);
     return choice;
 }
 
@@ -200,6 +207,9 @@ bool product_fused(struct cuda_device *c, const struct product *p)
     struct product plain = *p;
     struct choice *choice;
 
+    /* More rows would have to go the same way. */
+    if (c->deterministic)
+        return false;
     /* What it would be without: the library has no such ends. */
     if (p->to.sink == SINK_NORM)
         plain.to.sink = SINK_ADD;
@@ -212,9 +222,11 @@ bool product_fused(struct cuda_device *c, const struct product *p)
 void product_fast(struct cuda_device *c, const struct product *given)
 {
     struct product p = *given;
-    struct choice *choice = blas_can(&p) ? choice_of(c, &p) : NULL;
+    struct choice *choice = c->deterministic || blas_can(&p) ? choice_of(c, &p) : NULL;
     bool library = choice && choice->way == WAY_BLAS;
 
+    if (choice && choice->way == WAY_WIDE && product_wide(c, &p))
+        return;
     p.from = unscaled_take(c, p.x);
     if (p.from.x && (library || p.from.rows != p.rows)) {
         scale_rows(c, p.x, p.w.cols);
@@ -308,7 +320,7 @@ static bool once(struct trial *t, struct product *p, uint32_t nth, const struct 
     p->w.data = t->weights + nth % t->copies * t->bytes;
     if (how->way == WAY_BLAS)
         return by_blas(t->c, p, &how->algo) == CUBLAS_STATUS_SUCCESS;
-    return product_stream(t->c, p);
+    return how->way == WAY_WIDE ? product_wide(t->c, p) : product_stream(t->c, p);
 }
 
 /* Milliseconds of one product, the best of some runs of several; negative: it cannot be done. */
@@ -351,12 +363,16 @@ static void try_all(struct trial *t, struct product *p, struct choice *choice)
     cublasLtMatmulHeuristicResult_t ways[BLAS_CHOICES];
     struct tuned *tuned = t->c->tuned;
     struct product part = part_of(p, tuned, 0, part_rows(p));
-    int count = blas_can(p) && p->rows > 1 ? blas_ways(&tuned->blas, &part, ways) : 0;
+    bool library = !t->c->deterministic && blas_can(p) && p->rows > 1;
+    int count = library ? blas_ways(&tuned->blas, &part, ways) : 0;
     struct choice how = {};
     float best_ms = -1;
 
     choice->way = how.way = WAY_STREAM;
     if (p->rows <= 128)
+        try_way(t, p, &how, choice, &best_ms);
+    how.way = WAY_WIDE;
+    if (t->c->deterministic && p->rows > 8)
         try_way(t, p, &how, choice, &best_ms);
     how.way = WAY_BLAS;
     for (int i = 0; i < count; i++) {
@@ -382,8 +398,8 @@ int cuda_tune(struct device *d, const struct weight *w, struct error *err)
         goto out;
     for (uint32_t b = 0; b < BUCKETS && 1u << b <= rows_tried(c, w); b++) {
         for (int wide = 0; wide < 2; wide++) {
-            struct product p = product_of(t.out, wide ? SINK_F32 : SINK_OPERAND, w->rows, t.x, w,
-                                          1u << b);
+            struct product p =
+                product_of(t.out, wide ? SINK_F32 : SINK_OPERAND, w->rows, t.x, w, 1u << b);
             p.w.data = t.weights;
             try_all(&t, &p, &s->choices[b][wide]);
         }

@@ -41,6 +41,7 @@ static void a_whole_file(void **state)
                                        "Include more.conf\n"
                                        "Instance=cpu Device=cpu Memory=1G Threads=2 Nodes=n1,n2\n"
                                        "Instance=true Device=cpu Memory=1G Precision=Exact\n"
+                                       "Instance=gpu Device=cuda Memory=1G Deterministic=YES\n"
                                        "LocalUsers=no Identity=none TurnTime=100ms\n"
                                        "SharePrefixes=All SwapSpace=2G\n"),
                                    "n2", &err);
@@ -59,6 +60,8 @@ static void a_whole_file(void **state)
     assert_int_equal(c->instances[0].max_batch, 32);
     assert_int_equal(c->instances[0].precision, ORDER_FAST);
     assert_int_equal(c->instances[1].precision, ORDER_EXACT);
+    assert_int_equal(c->instances[1].deterministic, 0);
+    assert_int_equal(c->instances[2].deterministic, 1);
     assert_string_equal(c->instances[0].nodes, "n1,n2");
     assert_true(config_find_slo(c, "fast")->ttft_us == 500000);
     assert_true(config_find_slo(c, "fast")->tbt_us == 50000);
@@ -191,6 +194,8 @@ static void what_is_wrong_is_named(void **state)
         {GOOD "Instance=g Device=cuda Threads=2 Memory=1G\n", "Threads= needs Device=cpu"},
         {GOOD "Instance=g Device=cuda Memory=1G TensorParallel=4\n",
          "TensorParallel=4 with Device=cuda has not been tried yet: at most 2"},
+        {GOOD "Instance=g Device=cuda Memory=1G TensorParallel=2 Deterministic=yes\n",
+         "Deterministic=yes with TensorParallel=2 has not been tried on GPUs yet"},
         {GOOD "Instance=g Device=cpu Memory=1G TensorParallel=3\n",
          "\"3\" is none of 1, 2, 4 and 8"},
         {GOOD "Instance=g Device=cpu Memory=1G TensorParallel=\n", "TensorParallel"},
@@ -198,6 +203,8 @@ static void what_is_wrong_is_named(void **state)
         {GOOD "Instance=g Device=cpu Memory=99999999999G\n", "is no size"},
         {GOOD "Instance=g Device=cpu Memory=1G Memory=2G\n", "stands twice on the line"},
         {GOOD "Instance=g Device=cpu Memory=1G Precision=half\n", "neither exact nor fast"},
+        {GOOD "Instance=g Device=cuda Memory=1G Deterministic=maybe\n",
+         "Deterministic: \"maybe\" is neither yes nor no"},
         {GOOD "Model=b Path=/x Pin=disk\n", "Pin: \"disk\" is neither host nor gpu"},
         {GOOD "Model=b Path=/x Pin=host\n", "Model=b: Pin=host needs HostCache="},
         {GOOD "Model=b Path=/x Pin=host\nInstance=g Device=cuda Memory=1G\n",

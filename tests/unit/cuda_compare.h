@@ -3,7 +3,7 @@
  *
  * Those tests skip, and say so, where there is no GPU; bench/results/ holds the output of a machine
  * with one.  With CUDA_TEST_SMALL=1 in the environment (compute-sanitizer is slow) the largest
- * shapes are left out.
+ * shapes are left out, and what only repeats a branch.
  */
 #ifndef MP_TESTS_UNIT_CUDA_COMPARE_H
 #define MP_TESTS_UNIT_CUDA_COMPARE_H
@@ -30,6 +30,12 @@ static struct error why;
 static inline int small(void)
 {
     return getenv("CUDA_TEST_SMALL") != NULL;
+}
+
+/* A type that is small()'s to leave out: what its kernels do others do between them. */
+static inline int repeated(enum dtype dtype)
+{
+    return small() && (dtype == DTYPE_Q4_0 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q4_K);
 }
 
 /* ---- memory of the GPU -------------------------------------------------------------------------

@@ -116,7 +116,7 @@ static void test_embed(void **state)
     NEED_GPU(state);
     for (size_t t = 0; t < DTYPE_COUNT; t++)
         for (size_t c = 0; c < sizeof(widths) / sizeof(widths[0]); c++)
-            if (dtype_row_bytes(dtypes[t], widths[c]) > 0)
+            if (dtype_row_bytes(dtypes[t], widths[c]) > 0 && !(small() && c % 3 != 2))
                 check_embed(dtypes[t], widths[c], &seed);
 }
 
@@ -268,7 +268,9 @@ static void test_matmul(void **state)
     NEED_GPU(state);
     for (size_t t = 0; t < DTYPE_COUNT; t++)
         for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++)
-            if (dtype_row_bytes(dtypes[t], shapes[s].cols) > 0 && !(small() && shapes[s].large))
+            if (dtype_row_bytes(dtypes[t], shapes[s].cols) > 0 &&
+                !(small() && (shapes[s].large || s == 0 || s == 3 || s == 6)) &&
+                !repeated(dtypes[t]))
                 check_matmul(dtypes[t], shapes[s].out, shapes[s].cols, shapes[s].rows, &seed);
 }
 
@@ -362,7 +364,7 @@ static void test_norms(void **state)
 
     NEED_GPU(state);
     for (size_t c = 0; c < ROW_WIDTHS; c++)
-        for (size_t r = 0; r < ROW_COUNTS; r++)
+        for (size_t r = 0; r < (small() ? 2 : ROW_COUNTS); r++)
             check_norms(row_counts[r], row_widths[c], &seed);
 }
 
@@ -397,7 +399,7 @@ static void test_glu(void **state)
 
     NEED_GPU(state);
     for (size_t c = 0; c < ROW_WIDTHS; c++)
-        for (size_t r = 0; r < ROW_COUNTS; r++)
+        for (size_t r = 0; r < (small() ? 2 : ROW_COUNTS); r++)
             for (int a = ACTIVATION_SILU; a <= ACTIVATION_GELU_TANH; a++)
                 check_glu(row_counts[r], row_widths[c], (enum activation)a, &seed);
 }
@@ -554,7 +556,7 @@ static void test_route(void **state)
     NEED_GPU(state);
     for (size_t e = 0; e < sizeof(experts) / sizeof(experts[0]); e++)
         for (size_t k = 0; k < sizeof(top) / sizeof(top[0]) && top[k] <= experts[e]; k++)
-            for (int renormalize = 0; renormalize < 2; renormalize++)
+            for (int renormalize = small() ? (int)(k % 2) : 0; renormalize < 2; renormalize++)
                 check_route(experts[e], top[k], renormalize, &seed);
     /* No numbers name experts that exist all the same. */
     for (uint32_t i = 0; i < 40; i++)
@@ -617,7 +619,7 @@ static void test_experts(void **state)
     NEED_GPU(state);
     for (size_t t = 0; t < DTYPE_COUNT; t++)
         for (size_t c = 0; c < sizeof(widths) / sizeof(widths[0]); c++)
-            if (dtype_row_bytes(dtypes[t], widths[c]) > 0)
+            if (dtype_row_bytes(dtypes[t], widths[c]) > 0 && !(small() && c % 2 != 0))
                 check_experts(dtypes[t], 21, widths[c], &seed);
 }
 

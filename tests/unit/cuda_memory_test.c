@@ -62,7 +62,7 @@ static void test_graph(void **state)
     static const uint32_t handles[] = {0, 2};
     enum { COLS = 577 };
     struct error err;
-    float x[COLS], want[COLS], got[COLS];
+    float x[COLS], want[COLS], got[COLS], poison[COLS];
 
     NEED_GPU(state);
     uint64_t bytes = device_handle_bytes(gpu);
@@ -82,10 +82,12 @@ static void test_graph(void **state)
             assert_int_equal(device_map(gpu, at, &handles[1], 1, &err), 0);
         }
         for (uint32_t i = 0; i < COLS; i++) {
+            poison[i] = NAN;
             x[i] = (float)(i + turn);
             want[i] = 6 * x[i];
         }
         device_copy(gpu, at, x, sizeof(x));
+        device_copy(gpu, at + COLS, poison, sizeof(poison));
         device_replay(gpu, g);
         fetch(got, out, sizeof(x));
         assert_same_bits(got, want, COLS, "replayed");

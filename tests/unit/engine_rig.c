@@ -26,6 +26,8 @@ enum rig_device rig_device(void)
         return RIG_CPU;
     if (strcmp(name, "cuda") == 0)
         return RIG_CUDA;
+    if (strcmp(name, "cuda-deterministic") == 0)
+        return RIG_CUDA_DETERMINISTIC;
     assert_string_equal(name, "cuda-fast");
     return RIG_CUDA_FAST;
 }
@@ -98,7 +100,8 @@ void rig_open_swap(struct rig *r, enum order_precision precision, uint64_t memor
         .threads = threads,
         .max_batch = max_batch,
         .device = rig_device() == RIG_CPU ? ORDER_DEVICE_CPU : ORDER_DEVICE_CUDA,
-        .precision = rig_device() == RIG_CPU ? precision : rig_device() == RIG_CUDA_FAST,
+        .precision = rig_device() == RIG_CPU ? precision : rig_device() != RIG_CUDA,
+        .flags = rig_device() == RIG_CUDA_DETERMINISTIC ? HELLO_DETERMINISTIC : 0,
         .instance = "test"};
 
     rig_open_order(r, &hello);

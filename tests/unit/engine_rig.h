@@ -58,8 +58,9 @@ void rig_open_order(struct rig *r, const struct order_hello *hello);
 /* Also: the pools are whole once every sequence and weight is gone. */
 void rig_close(struct rig *r);
 
-/* The device that MODELPOOL_TEST_DEVICE names: cpu (without it), cuda (exact) or cuda-fast. */
-enum rig_device { RIG_CPU, RIG_CUDA, RIG_CUDA_FAST };
+/* The device that MODELPOOL_TEST_DEVICE names: cpu (without it), cuda (exact), cuda-fast or
+ * cuda-deterministic (fast, too). */
+enum rig_device { RIG_CPU, RIG_CUDA, RIG_CUDA_FAST, RIG_CUDA_DETERMINISTIC };
 enum rig_device rig_device(void);
 /* Bytes of a handle there. */
 uint64_t rig_handle(void);
