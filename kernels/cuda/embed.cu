@@ -13,7 +13,9 @@ static __global__ void embed_kernel(T *out, const uint8_t *table, uint64_t row_b
     uint32_t lane = threadIdx.x % WARP, col = blockIdx.y * STEP_COLS + C::first(lane);
     float w[8];
 
-    await_kernels();
+    /* Those behind it read what the step says before they wait: it is there then. */
+    wait_kernels();
+    launch_next();
     const uint8_t *row = table + (tokens ? tokens[blockIdx.x] : blockIdx.x) * row_bytes;
     C::decode(w, C::load(row, blockIdx.y, lane, cols, aligned, false), lane);
     out += (size_t)blockIdx.x * cols;

@@ -19,6 +19,8 @@
  * quantized weights pays from 64 on. */
 #define STREAM_ROWS           8u
 #define STREAM_ROWS_QUANTIZED 32u
+/* Of so few rows the stream's time counts less: it spares the launches behind it (fused.cu). */
+#define FUSED_SHARE 0.9f
 
 enum way { WAY_UNKNOWN, WAY_STREAM, WAY_BLAS };
 
@@ -203,7 +205,7 @@ bool product_fused(struct cuda_device *c, const struct product *p)
     /* What it would be without: the library has no such ends. */
     if (p->to.sink == SINK_NORM)
         plain.to.sink = SINK_ADD;
-    else if (p->to.sink == SINK_GLU)
+    else if (p->to.sink == SINK_GLU || p->to.sink == SINK_ROPE)
         plain.to.sink = SINK_OPERAND;
     choice = blas_can(&plain) ? choice_of(c, &plain) : NULL;
     return (!choice || choice->way == WAY_STREAM) && product_stream(c, p);
@@ -358,6 +360,8 @@ static void try_all(struct trial *t, struct product *p, struct choice *choice)
     choice->way = how.way = WAY_STREAM;
     if (p->rows <= 128)
         try_way(t, p, &how, choice, &best_ms);
+    if (p->rows <= STREAM_ROWS)
+        best_ms *= FUSED_SHARE;
     how.way = WAY_BLAS;
     for (int i = 0; i < count; i++) {
         how.algo = ways[i].algo;
@@ -382,8 +386,8 @@ int cuda_tune(struct device *d, const struct weight *w, struct error *err)
         goto out;
     for (uint32_t b = 0; b < BUCKETS && 1u << b <= rows_tried(c, w); b++) {
         for (int wide = 0; wide < 2; wide++) {
-            struct product p = product_of(t.out, wide ? SINK_F32 : SINK_OPERAND, w->rows, t.x, w,
-                                          1u << b);
+            struct product p =
+                product_of(t.out, wide ? SINK_F32 : SINK_OPERAND, w->rows, t.x, w, 1u << b);
             p.w.data = t.weights;
             try_all(&t, &p, &s->choices[b][wide]);
         }
