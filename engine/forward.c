@@ -168,10 +168,17 @@ static void attention(const struct model *m, struct workspace *w, const struct f
     const struct kv_layout *kv = lw->cache_local ? &m->kv_local : &m->kv;
     const struct attn_step *step = lw->cache_local ? &in->local : &in->all;
 
-    project(d, lw, w, x, in->rows);
-    sum_squares(m, w, &norm, in->rows);
-    k_rope_kv(d, w->qkv, a->heads, a->qk_norm == QK_NORM_NONE ? NULL : &norm,
-              al->rope == ARCH_NO_ROPE ? &no_rope : &m->rope[al->rope], kv, lw->cache_layer, step);
+    const struct rope *rope = al->rope == ARCH_NO_ROPE ? &no_rope : &m->rope[al->rope];
+
+    if (lw->qkv.rows != 0 && a->qk_norm == QK_NORM_NONE) {
+        k_matmul_rope_kv(d, w->qkv, x, &lw->qkv, lw->qkv_bias, a->heads, rope, kv, lw->cache_layer,
+                         step);
+    } else {
+        project(d, lw, w, x, in->rows);
+        sum_squares(m, w, &norm, in->rows);
+        k_rope_kv(d, w->qkv, a->heads, a->qk_norm == QK_NORM_NONE ? NULL : &norm, rope, kv,
+                  lw->cache_layer, step);
+    }
     k_attention(d, w->attn, w->qkv, a->heads, &how, kv, lw->cache_layer, step);
     const struct part_end end = {lw->attn_post_norm, lw->ffn_norm};
     close_part(m, w, w->attn, &lw->o, &end, in->rows);

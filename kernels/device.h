@@ -67,6 +67,10 @@ struct device_ops {
                             float scale, const void *in, const struct weight *w, uint32_t rows);
     bool (*matmul_glu)(struct device *d, void *out, const void *x, const struct weight *w,
                        uint32_t rows, enum activation activation);
+    bool (*matmul_rope_kv)(struct device *d, void *qkv, const void *x, const struct weight *w,
+                           const float *bias, uint32_t q_heads, const struct rope *rope,
+                           const struct kv_layout *kv, uint32_t layer,
+                           const struct attn_step *step);
     void (*rope_kv)(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                     const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
                     const struct attn_step *step);

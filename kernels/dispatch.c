@@ -244,6 +244,17 @@ void k_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_no
     d->ops->rope_kv(d, qkv, q_heads, norm, rope, kv, layer, step);
 }
 
+void k_matmul_rope_kv(struct device *d, void *qkv, const void *x, const struct weight *w,
+                      const float *bias, uint32_t q_heads, const struct rope *rope,
+                      const struct kv_layout *kv, uint32_t layer, const struct attn_step *step)
+{
+    if (d->ops->matmul_rope_kv &&
+        d->ops->matmul_rope_kv(d, qkv, x, w, bias, q_heads, rope, kv, layer, step))
+        return;
+    d->ops->matmul(d, qkv, w->rows, x, w, bias, step->rows);
+    d->ops->rope_kv(d, qkv, q_heads, NULL, rope, kv, layer, step);
+}
+
 void k_attention(struct device *d, void *out, const void *qkv, uint32_t q_heads,
                  const struct attention *attention, const struct kv_layout *kv, uint32_t layer,
                  const struct attn_step *step)

@@ -92,7 +92,8 @@ struct attn_row {
     uint32_t table;     /* index of its first page in the step's page table */
 };
 
-/* What a step's tokens see.  seqs may be followed by ones of count 0: a step is padded so. */
+/* What a step's tokens see.  seqs may be followed by ones of count 0: a step is padded so.  Both
+ * arrays are written by device_copy() alone: a kernel may read them while those ahead of it run. */
 struct attn_step {
     const struct attn_row *seqs; /* [seq_count], device memory */
     void *const *pages;          /* the table that .table points into; both in device memory */
@@ -152,8 +153,8 @@ struct device *device_create(uint32_t threads, enum precision precision, uint32_
 uint32_t device_threads(void);
 /* A GPU by its number among those visible.  One stream; what the operations need is allocated here.
  * UNSUPPORTED: built without CUDA, or the GPU is older than compute capability 8.0; UNAVAILABLE: no
- * such GPU or no driver.  Its operations want rope->dims / 2 <= 512, head_dim a multiple of 4 and
- * at most 256, at most 2048 experts, and at most rows_max rows. */
+ * such GPU or no driver.  Its operations want head_dim a multiple of 4 and at most 256, at most
+ * 2048 experts, and at most rows_max rows. */
 struct device *device_create_cuda(uint32_t gpu, enum precision precision, uint32_t rows_max,
                                   uint32_t cols_max, struct error *err);
 /* From now on what a row gives has the same bits whatever the number of rows, however prompts are
@@ -279,6 +280,11 @@ void k_matmul_glu(struct device *d, void *out, void *gate_up, const void *x, con
 void k_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                const struct rope *rope, const struct kv_layout *kv, uint32_t layer,
                const struct attn_step *step);
+/* k_matmul() of x with [q | k | v] (and bias, or NULL), then k_rope_kv() without norms: qkv is as
+ * wide as w has rows; what becomes of k and v in it is left open. */
+void k_matmul_rope_kv(struct device *d, void *qkv, const void *x, const struct weight *w,
+                      const float *bias, uint32_t q_heads, const struct rope *rope,
+                      const struct kv_layout *kv, uint32_t layer, const struct attn_step *step);
 /* Causal grouped-query attention over the pages: out [rows][q_heads][head_dim], q at the front of
  * each row of qkv (as above).  A token sees positions 0..its own, or the last of them
  * (attention.window): pages that hold none which a token of the step sees may be NULL, and are not

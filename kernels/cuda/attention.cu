@@ -204,6 +204,7 @@ int cuda_attention_open(struct cuda_device *c, struct error *err)
     }
     s->shared_max = (uint32_t)block;
     s->shared_sm = (uint32_t)sm;
+    attention_cluster_prepare(c);
     attention_decode_prepare(c);
     attention_prefill_prepare(c);
     attention_wgmma_prepare(c);
@@ -297,7 +298,7 @@ static int launch_fast(struct cuda_device *c, struct attention_args *a, uint32_t
     /* Alone it was the longest. */
     if (longest > 1 && a->seq_count == 1)
         return 1;
-    return attention_decode(c, a);
+    return attention_cluster(c, a) || attention_decode(c, a);
 }
 
 template <typename T>

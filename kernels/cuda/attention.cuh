@@ -39,9 +39,11 @@ struct attention_args {
 /* Launch for the sequences of one token, or of more; 0, and nothing was launched, where the shape
  * is none of theirs. */
 int attention_decode(struct cuda_device *c, const struct attention_args *a);
+int attention_cluster(struct cuda_device *c, const struct attention_args *a); /* few of them */
 int attention_prefill(struct cuda_device *c, const struct attention_args *a);
 int attention_wgmma(struct cuda_device *c, const struct attention_args *a); /* the same on Hopper */
 /* Once a GPU: let their kernels have all shared memory there is. */
+void attention_cluster_prepare(struct cuda_device *c);
 void attention_decode_prepare(struct cuda_device *c);
 void attention_prefill_prepare(struct cuda_device *c);
 void attention_wgmma_prepare(struct cuda_device *c);

@@ -16,22 +16,7 @@
  */
 #include <math.h>
 
-#include "kernels/cuda/attention_work.cuh"
-
-#define RUN 16u /* positions of a step of a warp: within one page */
-
-/* Halves: the keys, or the values, of a run; how many a warp has in its pipeline. */
-template <uint32_t DIM> struct decode_shape {
-    static constexpr uint32_t HALF = RUN * tile_rows<DIM>::BYTES;
-    static constexpr uint32_t HALVES = DIM <= 64    ? 10
-                                       : DIM <= 80  ? 7
-                                       : DIM <= 96  ? 6
-                                       : DIM <= 128 ? 5
-                                                    : 4;
-    static constexpr uint32_t BLOCKS = DIM <= 128 ? 2 : 1; /* of a multiprocessor */
-    static constexpr uint32_t QUERY = HEADS * tile_rows<DIM>::BYTES;
-    static constexpr uint32_t JOIN_COLS = DIM + 8; /* of the warps' results: rows in other banks */
-};
+#include "kernels/cuda/attention_run.cuh"
 
 /* ---- copies ------------------------------------------------------------------------------------
  */
@@ -48,7 +33,7 @@ struct cursor {
 static __device__ void cursor_page(struct cursor *c, const struct attention_args &a)
 {
     if (c->run < c->run_end)
-        c->page = (const char *)a.pages[c->table + (c->run * RUN >> a.page_shift)];
+        c->page = read_page(a.pages + c->table + (c->run * RUN >> a.page_shift));
 }
 
 /* To the first run of this or a later item that the warp has. */
@@ -103,127 +88,8 @@ FN void cursor_fetch(struct cursor *c, uint32_t to, const struct work *w,
     copy_commit();
 }
 
-/* ---- a run ------------------------------------------------------------------------------------
- */
-
-/* One warp's part of the softmax: rows lane / 4 and lane / 4 + 8; sum: of this lane's columns. */
-template <uint32_t DIM> struct part {
-    float max[2], sum[2], out[DIM / 8][4];
-};
-
-/* Scores of a run: s[i] are of positions 8 i + lane % 4 * 2 and the next. */
-template <uint32_t DIM>
-FN void run_scores(float s[2][4], const uint32_t (*q)[4], uint32_t query, uint32_t keys)
-{
-    using rows = tile_rows<DIM>;
-    uint32_t lane = threadIdx.x % WARP, row = lane / 16 * 8 + lane % 8;
-    float sums[2][2][4] = {}; /* of even and of odd steps: half as long a chain */
-
-#pragma unroll
-    for (uint32_t k = 0; k < DIM / 16; k++) {
-        uint32_t b[4], reloaded[4];
-        load_matrices(b, keys + rows::at(row, k * 2 + lane / 8 % 2));
-        if (DIM > 128)
-            load_matrices(reloaded, query + rows::at(lane % 16, k * 2 + lane / 16));
-        const uint32_t *a = DIM > 128 ? reloaded : q[k];
-        multiply(sums[k % 2][0], a, b[0], b[1]);
-        multiply(sums[k % 2][1], a, b[2], b[3]);
-    }
-    for (uint32_t i = 0; i < 4; i++) {
-        s[0][i] = sums[0][0][i] + sums[1][0][i];
-        s[1][i] = sums[0][1][i] + sums[1][1][i];
-    }
-}
-
-/* Weights in place of scores; what was summed up before is scaled to the new largest score. */
-template <uint32_t DIM>
-FN void run_weights(struct part<DIM> *p, float s[2][4], uint32_t start, uint32_t first,
-                    uint32_t last, const struct attention_args &a)
-{
-    uint32_t at = start + threadIdx.x % 4 * 2;
-    int border = start < first || start + RUN - 1 > last, moved = 0;
-    float keep[2];
-
-#pragma unroll
-    for (uint32_t i = 0; i < 2; i++) {
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) {
-            uint32_t pos = at + 8 * i + j % 2;
-            s[i][j] = scaled_score(s[i][j], a.scale, a.softcap);
-            if (border && (pos < first || pos > last))
-                s[i][j] = -INFINITY;
-        }
-    }
-#pragma unroll
-    for (uint32_t r = 0; r < 2; r++) {
-        float max = fmaxf(fmaxf(s[0][2 * r], s[0][2 * r + 1]), fmaxf(s[1][2 * r], s[1][2 * r + 1]));
-        max = fmaxf(max, __shfl_xor_sync(ALL_LANES, max, 1));
-        max = fmaxf(max, __shfl_xor_sync(ALL_LANES, max, 2));
-        max = fmaxf(max, p->max[r]);
-        keep[r] = power2(p->max[r] - max);
-        moved |= max != p->max[r];
-        p->max[r] = max;
-        for (uint32_t i = 0; i < 2; i++)
-            for (uint32_t j = 2 * r; j < 2 * r + 2; j++)
-                s[i][j] = power2(s[i][j] - max);
-        p->sum[r] = fmaf(p->sum[r], keep[r],
-                         (s[0][2 * r] + s[0][2 * r + 1]) + (s[1][2 * r] + s[1][2 * r + 1]));
-    }
-    if (__any_sync(ALL_LANES, moved)) {
-#pragma unroll
-        for (uint32_t i = 0; i < DIM / 8; i++)
-            for (uint32_t j = 0; j < 4; j++)
-                p->out[i][j] *= keep[j / 2];
-    }
-}
-
-template <uint32_t DIM>
-FN void run_values(struct part<DIM> *p, const float s[2][4], uint32_t values)
-{
-    using rows = tile_rows<DIM>;
-    uint32_t lane = threadIdx.x % WARP;
-    uint32_t w[4] = {bf16_pair(s[0][0], s[0][1]), bf16_pair(s[0][2], s[0][3]),
-                     bf16_pair(s[1][0], s[1][1]), bf16_pair(s[1][2], s[1][3])};
-
-#pragma unroll
-    for (uint32_t n = 0; n < DIM / 16; n++) {
-        uint32_t b[4];
-        load_matrices_transposed(b, values + rows::at(lane % 16, n * 2 + lane / 16));
-        multiply(p->out[2 * n], w, b[0], b[1]);
-        multiply(p->out[2 * n + 1], w, b[2], b[3]);
-    }
-}
-
 /* ---- joining -----------------------------------------------------------------------------------
  */
-
-/* Softmax of one query head over some positions, and four dims of its output. */
-struct folded {
-    float max, sum;
-    float4 out;
-};
-
-FN void fold(struct folded *f, const struct folded &g)
-{
-    float max = fmaxf(f->max, g.max), x = power2(f->max - max), y = power2(g.max - max);
-
-    f->max = max;
-    f->sum = fmaf(f->sum, x, g.sum * y);
-    f->out.x = fmaf(f->out.x, x, g.out.x * y);
-    f->out.y = fmaf(f->out.y, x, g.out.y * y);
-    f->out.z = fmaf(f->out.z, x, g.out.z * y);
-    f->out.w = fmaf(f->out.w, x, g.out.w * y);
-}
-
-FN void put_out(const struct attention_args &a, uint32_t row, uint32_t head, uint32_t dim,
-                const struct folded &f)
-{
-    size_t at = ((size_t)row * a.q_heads + head) * a.head_dim + dim;
-    uint2 v = {bf16_pair(f.out.x / f.sum, f.out.y / f.sum),
-               bf16_pair(f.out.z / f.sum, f.out.w / f.sum)};
-
-    *(uint2 *)((__nv_bfloat16 *)a.out + at) = v;
-}
 
 /* Slots are written by one block and read by another. */
 FN void put_slot(const struct attention_args &a, uint32_t slot, uint32_t head, uint32_t dim,
@@ -243,55 +109,6 @@ FN struct folded get_slot(const struct attention_args &a, uint32_t slot, uint32_
     float2 s = __ldcg(a.sums + at);
 
     return {s.x, s.y, __ldcg((const float4 *)(a.parts + at * a.head_dim + dim))};
-}
-
-/* A warp's part into shared memory: its rows [heads][JOIN_COLS], sums[warp][row]. */
-template <uint32_t DIM>
-FN void put_part(struct part<DIM> *p, float *join, float2 (*sums)[HEADS], uint32_t heads)
-{
-    uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-
-    join += (size_t)warp * heads * decode_shape<DIM>::JOIN_COLS;
-#pragma unroll
-    for (uint32_t r = 0; r < 2; r++) {
-        uint32_t row = lane / 4 + 8 * r;
-        p->sum[r] += __shfl_xor_sync(ALL_LANES, p->sum[r], 1);
-        p->sum[r] += __shfl_xor_sync(ALL_LANES, p->sum[r], 2);
-        if (row >= heads)
-            continue;
-        if (lane % 4 == 0)
-            sums[warp][row] = make_float2(p->max[r], p->sum[r]);
-#pragma unroll
-        for (uint32_t i = 0; i < DIM / 8; i++)
-            *(float2 *)(join + row * decode_shape<DIM>::JOIN_COLS + i * 8 + lane % 4 * 2) =
-                make_float2(p->out[i][2 * r], p->out[i][2 * r + 1]);
-    }
-}
-
-/* The warps' parts of a row, joined; of dims dim to dim + 3. */
-template <uint32_t DIM>
-FN struct folded get_joined(const float *join, const float2 (*sums)[HEADS], uint32_t heads,
-                            uint32_t row, uint32_t dim)
-{
-    struct folded f = {-INFINITY, 0, {0, 0, 0, 0}};
-
-#pragma unroll
-    for (uint32_t w = 0; w < WARPS; w++)
-        f.max = fmaxf(f.max, sums[w][row].x);
-#pragma unroll
-    for (uint32_t w = 0; w < WARPS; w++) {
-        float2 s = sums[w][row];
-        float x = power2(s.x - f.max);
-        const float4 *from =
-            (const float4 *)(join + (w * heads + row) * decode_shape<DIM>::JOIN_COLS + dim);
-        float4 v = *from;
-        f.sum = fmaf(s.y, x, f.sum);
-        f.out.x = fmaf(v.x, x, f.out.x);
-        f.out.y = fmaf(v.y, x, f.out.y);
-        f.out.z = fmaf(v.z, x, f.out.z);
-        f.out.w = fmaf(v.w, x, f.out.w);
-    }
-    return f;
 }
 
 /* The block that finished a sequence's last split folds them all. */
@@ -327,38 +144,6 @@ static __device__ void fold_splits(const struct work *w, const struct task &t,
 /* ---- the kernel --------------------------------------------------------------------------------
  */
 
-template <uint32_t DIM> struct query_rows {
-    static constexpr uint32_t EACH = (HEADS * DIM / 8 + THREADS - 1) / THREADS;
-    uint4 v[EACH];
-};
-
-/* The query heads of a task; zeros below. */
-template <uint32_t DIM>
-FN void query_load(struct query_rows<DIM> *q, const struct task &t, const struct work *w,
-                   const struct attention_args &a)
-{
-    const __nv_bfloat16 *from =
-        (const __nv_bfloat16 *)a.qkv + (size_t)w->seqs[t.seq].row * a.qkv_cols + t.head * DIM;
-
-#pragma unroll
-    for (uint32_t i = 0; i < query_rows<DIM>::EACH; i++) {
-        uint32_t e = threadIdx.x + THREADS * i;
-        q->v[i] = {0, 0, 0, 0};
-        if (e < t.heads * (DIM / 8))
-            q->v[i] = *(const uint4 *)(from + e * 8);
-    }
-}
-
-template <uint32_t DIM> FN void query_store(const struct query_rows<DIM> *q, char *query)
-{
-#pragma unroll
-    for (uint32_t i = 0; i < query_rows<DIM>::EACH; i++) {
-        uint32_t e = threadIdx.x + THREADS * i;
-        if (e < HEADS * (DIM / 8))
-            *(uint4 *)(query + tile_rows<DIM>::at(e / (DIM / 8), e % (DIM / 8))) = q->v[i];
-    }
-}
-
 /* A warp's pipeline of copies: its ring in shared memory and where it is filled and emptied. */
 template <uint32_t DIM> struct pipeline {
     using shape = decode_shape<DIM>;
@@ -373,6 +158,10 @@ template <uint32_t DIM> struct pipeline {
         cursor = {};
         cursor.item = blockIdx.x;
         cursor_seek(&cursor, w, a, DIM * 2);
+    }
+
+    __device__ __forceinline__ void start(const struct work *w, const struct attention_args &a)
+    {
         for (uint32_t i = 0; i < shape::HALVES - 1; i++)
             fill(w, a);
     }
@@ -456,7 +245,8 @@ static __global__ void __launch_bounds__(THREADS, decode_shape<DIM>::BLOCKS)
     uint32_t item = blockIdx.x, arrived = 0; /* thread 0's: where it looks for tasks; see below */
     int pending = 0;                         /* the one before may have been its sequence's last */
 
-    await_kernels();
+    /* What is to be done is known before the kernels ahead have ended.  Who comes next fetches
+     * weights as fast as there is: not before those kernels are done. */
     list_work(&w, seqs, a);
     pipe.begin(shared_address(memory) + warp * shape::HALVES * shape::HALF, &w, a);
     if (threadIdx.x == 0) {
@@ -465,8 +255,14 @@ static __global__ void __launch_bounds__(THREADS, decode_shape<DIM>::BLOCKS)
         find_task(&tasks[1], &item, &w, a);
     }
     __syncthreads();
+    /* A block waits for them at least: whoever waits for this kernel does for those ahead of it. */
+    if (tasks[0].splits == 0 && blockIdx.x != 0)
+        return;
+    wait_kernels();
+    launch_next();
+    pipe.start(&w, a);
     if (tasks[0].splits > 0)
-        query_load(&rows, tasks[0], &w, a);
+        query_load(&rows, w.seqs[tasks[0].seq].row, tasks[0].head, tasks[0].heads, a);
     uint32_t k = 0;
     for (; tasks[k % 4].splits > 0; k++) {
         const struct task &t = tasks[k % 4], &before = tasks[(k + 3) % 4];
@@ -488,7 +284,7 @@ static __global__ void __launch_bounds__(THREADS, decode_shape<DIM>::BLOCKS)
                                   tile_rows<DIM>::at(lane % 16, i * 2 + lane / 16));
         }
         if (following.splits > 0)
-            query_load(&rows, following, &w, a);
+            query_load(&rows, w.seqs[following.seq].row, following.head, following.heads, a);
         uint32_t first = t.first, last = t.last, run = first / RUN, begin = first;
         run += (warp - run) % WARPS;
         do {

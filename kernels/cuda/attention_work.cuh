@@ -66,7 +66,7 @@ static __device__ void list_work(struct work *w, struct decode_seq *seqs,
     if (threadIdx.x == 0)
         serial = a.seq_count;
     for (uint32_t i = begin; i < end; i++) {
-        struct attn_row s = a.seqs[i];
+        struct attn_row s = read_seq(a.seqs + i);
         uint32_t pos = s.count == 1 ? s.first_pos : NO_POS;
         seqs[i] = {0, s.first_row, pos, s.table};
         sum += pos == NO_POS ? 1 : seq_splits(pos, a);

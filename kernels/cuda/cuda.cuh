@@ -129,6 +129,10 @@ void cuda_chosen_close(struct cuda_device *c);
 int cuda_fused_open(struct cuda_device *c, struct error *err);
 void cuda_fused_close(struct cuda_device *c);
 
+/* rope.cu: what each pair of a head turns by per position. */
+#define ROPE_PAIRS 128u /* of a head, at most */
+void rope_turns(double turns[ROPE_PAIRS], const struct rope *rope);
+
 /* graph.cu */
 int cuda_record(struct device *d, struct error *err);
 struct graph *cuda_recorded(struct device *d, struct error *err);
@@ -158,6 +162,9 @@ bool cuda_matmul_add_norm(struct device *d, void *normed, const float *norm, flo
                           float scale, const void *in, const struct weight *w, uint32_t rows);
 bool cuda_matmul_glu(struct device *d, void *out, const void *x, const struct weight *w,
                      uint32_t rows, enum activation activation);
+bool cuda_matmul_rope_kv(struct device *d, void *qkv, const void *x, const struct weight *w,
+                         const float *bias, uint32_t q_heads, const struct rope *rope,
+                         const struct kv_layout *kv, uint32_t layer, const struct attn_step *step);
 template <typename T>
 void cuda_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk_norm *norm,
                   const struct rope *rope, const struct kv_layout *kv, uint32_t layer,

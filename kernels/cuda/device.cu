@@ -127,6 +127,7 @@ static const struct device_ops ops = {
     .matmul_add = cuda_matmul_add<T>,
     .matmul_add_norm = sizeof(T) == 2 ? cuda_matmul_add_norm : NULL,
     .matmul_glu = sizeof(T) == 2 ? cuda_matmul_glu : NULL,
+    .matmul_rope_kv = sizeof(T) == 2 ? cuda_matmul_rope_kv : NULL,
     .rope_kv = cuda_rope_kv<T>,
     .attention = cuda_attention<T>,
     .glu = cuda_glu<T>,

@@ -15,7 +15,9 @@ static __global__ void embed_kernel(T *out, const uint8_t *table, uint64_t row_b
     uint32_t lane = threadIdx.x % WARP, col = blockIdx.y * STEP_COLS + C::first(lane);
     float w[8];
 
-    await_kernels();
+    /* Those behind it read what the step says before they wait: it is there then. */
+    wait_kernels();
+    launch_next();
     uint32_t at_row = tokens ? tokens[blockIdx.x] - first : blockIdx.x;
     bool here = at_row < table_rows;
     const uint8_t *row = table + (here ? at_row : 0) * row_bytes;

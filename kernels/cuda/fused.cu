@@ -46,7 +46,7 @@ static __global__ void scale_rows_kernel(__nv_bfloat16 *x, const struct unscaled
     if (threadIdx.x < WARP) {
         float sum = 0;
         for (uint32_t i = threadIdx.x; i < from.parts; i += WARP)
-            sum += from.squares[(size_t)i * from.rows + row];
+            sum += from.squares[(size_t)row * from.parts + i];
         for (int lanes = 1; lanes < 32; lanes *= 2)
             sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
         if (threadIdx.x == 0)
@@ -106,6 +106,37 @@ bool cuda_matmul_glu(struct device *d, void *out, const void *x, const struct we
     if (rows == 0 || rows > FUSED_ROWS_MAX || w->rows == 0 || w->rows % 16 != 0 || w->rows == 16)
         return false;
     p.to.activation = activation;
+    p.from = unscaled_take(c, x);
+    return product_fused(c, &p);
+}
+
+bool cuda_matmul_rope_kv(struct device *d, void *qkv, const void *x, const struct weight *w,
+                         const float *bias, uint32_t q_heads, const struct rope *rope,
+                         const struct kv_layout *kv, uint32_t layer, const struct attn_step *step)
+{
+    struct cuda_device *c = cuda_enter(d);
+    struct product p = product_of(qkv, SINK_ROPE, w->rows, x, w, step->rows);
+    struct rope_sink to = {};
+
+    if (step->longest != 1 || step->rows == 0 || step->rows > FUSED_ROWS_MAX ||
+        step->seq_count > FUSED_ROWS_MAX || kv->head_dim % 16 != 0 ||
+        kv->head_dim > 2 * ROPE_PAIRS || (rope->dims != 0 && rope->dims != kv->head_dim) ||
+        w->rows != (q_heads + 2 * kv->kv_heads) * kv->head_dim)
+        return false;
+    to.seqs = step->seqs;
+    to.pages = step->pages;
+    to.layer_at = layer * kv->layer_bytes;
+    to.seq_count = step->seq_count;
+    to.q_heads = q_heads;
+    to.kv_heads = kv->kv_heads;
+    to.dim = kv->head_dim;
+    to.page_tokens = kv->page_tokens;
+    to.turned = rope->dims != 0;
+    to.interleaved = rope->interleaved;
+    to.scale = rope->scale;
+    rope_turns(to.turns, rope);
+    p.to.rope = &to;
+    p.to.bias = bias;
     p.from = unscaled_take(c, x);
     return product_fused(c, &p);
 }

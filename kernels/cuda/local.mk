@@ -7,8 +7,10 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/alike.cu \
 	kernels/cuda/attention.cu \
 	kernels/cuda/attention.cuh \
+	kernels/cuda/attention_cluster.cu \
 	kernels/cuda/attention_decode.cu \
 	kernels/cuda/attention_prefill.cu \
+	kernels/cuda/attention_run.cuh \
 	kernels/cuda/attention_wgmma.cu \
 	kernels/cuda/attention_work.cuh \
 	kernels/cuda/blas.cu \
@@ -45,6 +47,7 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/step.cu \
 	kernels/cuda/stream.cu \
 	kernels/cuda/stream.cuh \
+	kernels/cuda/stream_finish.cuh \
 	kernels/cuda/stream_quant.cuh \
 	kernels/cuda/tune.cu \
 	kernels/cuda/wgmma.cuh
@@ -95,6 +98,19 @@ tests_unit_cuda_fast_test_SOURCES = \
 	tests/unit/cuda_fast_test.c \
 	tests/unit/kernels_compare.h
 tests_unit_cuda_fast_test_LDADD = \
+	kernels/libreference.a \
+	$(CUDA_KERNELS_LIBS) \
+	$(CMOCKA_LIBS) \
+	$(HWLOC_LIBS) \
+	-lm -lpthread
+
+check_PROGRAMS += tests/unit/cuda_fused_test
+TESTS += tests/unit/cuda_fused_test
+tests_unit_cuda_fused_test_SOURCES = \
+	tests/unit/cuda_compare.h \
+	tests/unit/cuda_fused_test.c \
+	tests/unit/kernels_compare.h
+tests_unit_cuda_fused_test_LDADD = \
 	kernels/libreference.a \
 	$(CUDA_KERNELS_LIBS) \
 	$(CMOCKA_LIBS) \

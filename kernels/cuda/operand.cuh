@@ -77,15 +77,41 @@ template <typename T> static inline bool operand_by4(const T *p, uint32_t cols)
     return p == NULL || (((uintptr_t)p | (uint64_t)cols * sizeof(T)) & (4 * sizeof(T) - 1)) == 0;
 }
 
-/* Every kernel begins with it: the next kernel may be brought onto the multiprocessors, and what
- * the kernels before this one wrote is there.  Before it a kernel may read what no kernel of a step
- * writes: weights. */
-FN void await_kernels(void)
+/* The next kernel may be brought onto the multiprocessors. */
+FN void launch_next(void)
 {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/* What the kernels before this one wrote is there.  Before it a kernel may read what no kernel of a
+ * step writes: weights, seqs and pages. */
+FN void wait_kernels(void)
+{
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+/* Every kernel begins with it, or with the two. */
+FN void await_kernels(void)
+{
+    launch_next();
+    wait_kernels();
+}
+
+/* What a step says of its tokens, read while the kernels ahead run, and never from a cache that may
+ * be older than the step: k_embed(), the first of its kernels, lets none begin before it is there.
+ */
+FN struct attn_row read_seq(const struct attn_row *at)
+{
+    return {__ldcg(&at->first_row), __ldcg(&at->count), __ldcg(&at->first_pos), __ldcg(&at->table)};
+}
+
+FN char *read_page(void *const *at)
+{
+    return (char *)__ldcg((const unsigned long long *)at);
 }
 
 #endif

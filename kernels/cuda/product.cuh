@@ -12,6 +12,7 @@ enum sink {
     SINK_ADD,     /* k_matmul_add */
     SINK_NORM,    /* k_matmul_add_norm */
     SINK_GLU,     /* k_matmul_glu: rows j of gate and of up together */
+    SINK_ROPE,    /* k_matmul_rope_kv: rows of a pair together */
 };
 
 /*
@@ -24,12 +25,23 @@ enum sink {
 
 struct unscaled {
     const void *x;  /* NULL: none; else rows of x * w */
-    float *squares; /* [parts][rows] */
+    float *squares; /* [rows][parts] */
     uint32_t parts, rows;
     float eps;
 };
 
 /* Where the sums of a product go: row r, column j at r * stride + j. */
+/* Of SINK_ROPE: what k_rope_kv() is told, of a step in which every sequence decodes. */
+struct rope_sink {
+    const struct attn_row *seqs;
+    void *const *pages;
+    uint64_t layer_at, half_bytes; /* of a page; from keys to values */
+    uint32_t seq_count, q_heads, kv_heads, dim, page_tokens;
+    int turned, interleaved;
+    float scale;
+    double turns[ROPE_PAIRS];
+};
+
 struct product_out {
     void *out;
     const float *bias; /* NULL: none */
@@ -41,6 +53,7 @@ struct product_out {
     const float *norm;
     __nv_bfloat16 *normed;
     float *squares;
+    const struct rope_sink *rope; /* of SINK_ROPE; in host memory */
 };
 
 struct product {

@@ -2,14 +2,12 @@
  * rope.cu - norms of queries and keys, rotary embedding, and writing keys and values to the pages
  */
 #include <math.h>
-#include <string.h>
 
 #include "kernels/cuda/group.cuh"
 #include "kernels/cuda/operand.cuh"
 
-#define ROPE_PAIRS 512u /* of a head, at most */
 #define ROPE_WARPS 8u
-#define HEAD_MAX   256u
+#define HEAD_MAX   (2 * ROPE_PAIRS)
 
 template <typename T> struct rope_args {
     T *qkv;
@@ -18,8 +16,7 @@ template <typename T> struct rope_args {
     struct rope rope;
     struct kv_layout kv;
     struct attn_step step;
-    int divided;               /* by factors[] */
-    float factors[ROPE_PAIRS]; /* a launch's arguments may have 4 KiB */
+    double turns[ROPE_PAIRS]; /* what a pair turns by per position */
 };
 
 /* A token of a step: where it lies. */
@@ -33,12 +30,12 @@ static __device__ struct token find_token(const struct attn_step &step, uint32_t
 {
     uint32_t lane = threadIdx.x % WARP;
 
-    if (step.longest == 1 && item < step.seq_count && step.seqs[item].count == 1) {
+    if (step.longest == 1 && item < step.seq_count && __ldcg(&step.seqs[item].count) == 1) {
         /* Those of count 0 stand at the end. */
         return {step.seqs + item, 0};
     }
     for (uint32_t first = 0; first < step.seq_count; first += WARP) {
-        uint32_t count = first + lane < step.seq_count ? step.seqs[first + lane].count : 0;
+        uint32_t count = first + lane < step.seq_count ? __ldcg(&step.seqs[first + lane].count) : 0;
         uint32_t end = count;
         for (uint32_t i = 1; i < WARP; i *= 2) {
             uint32_t before = __shfl_up_sync(ALL_LANES, end, i);
@@ -55,13 +52,12 @@ static __device__ struct token find_token(const struct attn_step &step, uint32_t
     return {NULL, 0};
 }
 
-/* What a pair turns by per position.  In double: an angle of float32 is off by 1e-3 at position
- * 10,000. */
-template <typename T> static __device__ void frequencies(double *to, const rope_args<T> &a)
+/* In double: an angle of float32 is off by 1e-3 at position 10,000. */
+void rope_turns(double turns[ROPE_PAIRS], const struct rope *rope)
 {
-    for (uint32_t i = threadIdx.x; i < a.rope.dims / 2; i += blockDim.x) {
-        double f = pow((double)a.rope.theta, -2.0 * i / a.rope.dims);
-        to[i] = a.divided ? f / a.factors[i] : f;
+    for (uint32_t i = 0; i < rope->dims / 2; i++) {
+        double f = pow((double)rope->theta, -2.0 * i / rope->dims);
+        turns[i] = rope->factors ? f / rope->factors[i] : f;
     }
 }
 
@@ -158,23 +154,29 @@ template <typename T>
 static __global__ void __launch_bounds__(ROPE_WARPS *WARP)
     rope_kernel(const __grid_constant__ rope_args<T> a)
 {
-    __shared__ double of[ROPE_PAIRS];
     __shared__ float2 turns[ROPE_PAIRS];
     __shared__ float heads[ROPE_WARPS][HEAD_MAX], scales[2];
     uint32_t dim = a.kv.head_dim, kv_heads = a.kv.kv_heads, all = a.q_heads + 2 * kv_heads;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 
-    frequencies(of, a);
-    await_kernels();
+    /* What says where tokens lie is there before the kernels ahead have ended. */
+    launch_next();
     struct token t = find_token(a.step, blockIdx.x);
+    uint32_t pos = 0;
+    char *page = NULL;
+    struct attn_row seq = {};
+    if (t.seq) {
+        seq = read_seq(t.seq);
+        pos = seq.first_pos + t.of;
+        page = read_page(a.step.pages + seq.table + pos / a.kv.page_tokens);
+        angles(turns, a.turns, a.rope, pos);
+    }
+    wait_kernels();
     if (!t.seq)
         return;
-    uint32_t pos = t.seq->first_pos + t.of;
-    T *token = a.qkv + (size_t)(t.seq->first_row + t.of) * all * dim;
-    char *page = (char *)a.step.pages[t.seq->table + pos / a.kv.page_tokens];
+    T *token = a.qkv + (size_t)(seq.first_row + t.of) * all * dim;
     T *base = (T *)(page + a.layer * a.kv.layer_bytes) + (size_t)(pos % a.kv.page_tokens) * dim;
 
-    angles(turns, of, a.rope, pos);
     if (a.norm.q && a.norm.width && warp < 2) {
         const T *x = token + (warp == 0 ? 0 : a.q_heads * dim);
         size_t row = t.seq->first_row + t.of;
@@ -220,7 +222,7 @@ void cuda_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk
     };
     uint32_t all = q_heads + 2 * kv->kv_heads;
 
-    if (rope->dims / 2 > ROPE_PAIRS || rope->dims > kv->head_dim || kv->head_dim > HEAD_MAX) {
+    if (rope->dims > kv->head_dim || kv->head_dim > HEAD_MAX) {
         cuda_note(c, cudaErrorInvalidValue);
         return;
     }
@@ -232,12 +234,9 @@ void cuda_rope_kv(struct device *d, void *qkv, uint32_t q_heads, const struct qk
     if (norm)
         a.norm = *norm;
     a.rope = *rope;
-    a.rope.factors = NULL;
+    rope_turns(a.turns, rope);
     a.kv = *kv;
     a.step = *step;
-    a.divided = rope->factors != NULL;
-    if (a.divided)
-        memcpy(a.factors, rope->factors, rope->dims / 2 * sizeof(*a.factors));
     uint32_t parts = norm && norm->width ? 1 : (all + ROPE_WARPS - 1) / ROPE_WARPS;
     /* Long prompts fill the GPU by tokens alone. */
     if (step->rows >= 4 * c->sms)

@@ -15,31 +15,7 @@
 #ifndef MP_KERNELS_CUDA_STREAM_CUH
 #define MP_KERNELS_CUDA_STREAM_CUH
 
-#include "kernels/cuda/product.cuh"
-
-#define STREAM_WARPS 8u
-#define TILE_ROWS    16u
-#define HALF_ROWS    8u /* of a tile of SINK_GLU: gate's, then up's */
-
-struct stream_args {
-    struct product_out to;
-    const uint8_t *data;
-    const __nv_bfloat16 *x;
-    uint64_t row_bytes;
-    uint32_t w_rows, cols, rows;
-    uint32_t scales_at; /* of a row whose codec has SCALES: one for each unit */
-    struct unscaled from;
-    uint32_t tile_rows; /* that a tile yields; w_rows of them in all */
-    uint64_t half_gap;  /* bytes that a tile's second half lies further off */
-    uint32_t groups;    /* of x's rows: 8 * NT each */
-    uint32_t units;     /* of a row */
-    uint32_t units_up;  /* up to a multiple of STREAM_WARPS */
-    /* Of k_matmul_expert(), else NULL: by rows, each its expert; or by groups of an expert's. */
-    const uint32_t *ids;
-    const struct expert_groups *by;
-    uint64_t expert_bytes;
-    uint32_t share;
-};
+#include "kernels/cuda/stream_finish.cuh"
 
 /* ---- instructions ------------------------------------------------------------------------------
  */
@@ -101,15 +77,6 @@ template <class C> static __host__ __device__ constexpr uint32_t stage_bytes(uin
     return x_begin<C>() + x_rows * x_stride<C>();
 }
 
-/* What a warp is at: a unit of a tile.  Tiles go through the groups of x's rows first, so that the
- * blocks that need the same weights at once find them in the cache. */
-struct place {
-    uint32_t tile, unit;
-    uint32_t row0;         /* of the weights */
-    const uint8_t *data;   /* where that row begins */
-    uint32_t begin, count; /* of x's rows, or of the list of chosen ones */
-};
-
 /* The divisions are done once a tile. */
 template <uint32_t NT, bool GROUPED> FN void enter_tile(struct place &at, const stream_args &a)
 {
@@ -120,6 +87,8 @@ template <uint32_t NT, bool GROUPED> FN void enter_tile(struct place &at, const 
         nth = at.tile - tile * a.groups;
     }
     at.row0 = tile * a.tile_rows;
+    if (a.head_tiles)
+        at.row0 += tile / a.head_tiles * (a.head_tiles * HALF_ROWS);
     at.data = a.data + at.row0 * a.row_bytes;
     at.begin = nth * 8 * NT;
     at.count = min(a.rows - at.begin, 8 * NT);
@@ -209,82 +178,11 @@ FN void add_quad(float (&acc)[4])
     }
 }
 
-/* The warps' sums of one element: i and n as in the accumulators, l the lane. */
-template <uint32_t NT> FN float joined(const float *shared, uint32_t n, uint32_t i, uint32_t l)
-{
-    float sum = 0;
-
-#pragma unroll
-    for (uint32_t w = 0; w < STREAM_WARPS; w++)
-        sum += shared[((w * NT + n) * 4 + i) * WARP + l];
-    return sum;
-}
-
-/* gate and up of a row lie in one lane's sums. */
-template <uint32_t NT>
-FN void store_glu(const float *shared, const float *scales, const stream_args &a,
-                  const struct place &at)
-{
-    for (uint32_t e = threadIdx.x; e < NT * 2 * WARP; e += STREAM_WARPS * WARP) {
-        uint32_t l = e % WARP, i = e / WARP % 2, n = e / WARP / 2;
-        uint32_t j = at.row0 + l / 4, r = n * 8 + l % 4 * 2 + i;
-        if (j >= a.w_rows || r >= at.count)
-            continue;
-        float scale = a.from.x ? scales[at.begin + r] : 1;
-        float gate = joined<NT>(shared, n, i, l) * scale;
-        float up = joined<NT>(shared, n, i + 2, l) * scale;
-        operand_store((__nv_bfloat16 *)a.to.out + (size_t)(at.begin + r) * a.to.stride + j,
-                      activate(gate, a.to.activation) * up);
-    }
-}
-
-/* x += scale * sum; x * norm for the next product, and the squares of x: of a row, 8 columns are in
- * 8 lanes of a warp. */
-template <uint32_t NT>
-FN void store_norm(const float *shared, const stream_args &a, const struct place &at)
-{
-    for (uint32_t e = threadIdx.x; e < NT * 4 * WARP; e += STREAM_WARPS * WARP) {
-        uint32_t l = e % WARP, i = e / WARP % 4, n = e / WARP / 4;
-        uint32_t j = at.row0 + l / 4 + i / 2 * 8, r = n * 8 + l % 4 * 2 + i % 2;
-        bool there = j < a.w_rows && r < at.count;
-        float v = 0;
-        if (there) {
-            size_t to = (size_t)(at.begin + r) * a.to.stride + j;
-            v = ((float *)a.to.out)[to] + a.to.scale * joined<NT>(shared, n, i, l);
-            ((float *)a.to.out)[to] = v;
-            operand_store(a.to.normed + to, v * a.to.norm[j]);
-        }
-        float squares = v * v;
-#pragma unroll
-        for (int lanes = 4; lanes < 32; lanes *= 2)
-            squares += __shfl_xor_sync(ALL_LANES, squares, lanes);
-        if (there && l < 4)
-            a.to.squares[(size_t)(at.row0 / SQUARES + i / 2) * a.rows + at.begin + r] = squares;
-    }
-}
-
-/* 1 / rms of each row, for all threads of the block. */
-FN void read_scales(float *scales, const stream_args &a)
-{
-    uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-
-    for (uint32_t r = warp; r < a.rows; r += STREAM_WARPS) {
-        float sum = 0;
-        for (uint32_t i = lane; i < a.from.parts; i += WARP)
-            sum += a.from.squares[(size_t)i * a.rows + r];
-#pragma unroll
-        for (int lanes = 1; lanes < 32; lanes *= 2)
-            sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
-        if (lane == 0)
-            scales[r] = 1 / sqrtf(sum / (float)a.cols + a.from.eps);
-    }
-    __syncthreads();
-}
-
 /* Join the warps' sums of a tile and store them. */
 template <uint32_t NT, bool GROUPED>
-FN void finish(float *shared, const float *scales, float (&acc)[NT][4], const stream_args &a,
-               const struct place &at)
+FN void finish(float *shared, const float *scales, const struct row_place *places,
+               const struct residual &was, float (&acc)[NT][4], const stream_args &a,
+               const rope_sink &rope, const struct place &at)
 {
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 
@@ -301,7 +199,11 @@ FN void finish(float *shared, const float *scales, float (&acc)[NT][4], const st
         return;
     }
     if (a.to.sink == SINK_NORM) {
-        store_norm<NT>(shared, a, at);
+        store_norm<NT>(shared, was, a, at);
+        return;
+    }
+    if (!GROUPED && a.to.sink == SINK_ROPE) {
+        store_rope<NT>(shared, scales, places, a, rope, at);
         return;
     }
     for (uint32_t e = threadIdx.x; e < NT * 4 * WARP; e += STREAM_WARPS * WARP) {
@@ -328,6 +230,7 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ float scales[FUSED_ROWS_MAX];
+    __shared__ struct row_place places[FUSED_ROWS_MAX];
     stream_args a = given;
     constexpr bool GROUPED = ROWS == ROWS_GROUPED;
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -336,6 +239,7 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
     uint8_t *ring = shared + 2 * STREAM_WARPS * NT * 4 * WARP * sizeof(float);
     struct place next = {}, x_next, now;
     float acc[NT][4] = {};
+    struct residual was = {};
     uint32_t odd = 0, slot = 0;
 
     ring += warp * STAGES * bytes;
@@ -357,6 +261,8 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
         fill_weights<C>(ring + s * bytes, a, next);
         advance<NT, GROUPED>(next, a);
     }
+    if (!GROUPED && a.to.sink == SINK_ROPE && warp == STREAM_WARPS - 1)
+        read_places(places, given.rope, a.rows);
     await_kernels();
 #pragma unroll
     for (uint32_t s = 0; s < STAGES; s++) {
@@ -369,6 +275,9 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
     await_copies<0>();
     while (now.row0 < a.w_rows) {
         uint8_t *stage = ring + slot * bytes;
+        bool last = now.unit + STREAM_WARPS >= a.units_up; /* of a tile */
+        if (last && a.to.sink == SINK_NORM)
+            was = read_residual(a, now);
         await_copies<STAGES - 1>();
         __syncwarp();
         if (now.unit < a.units) {
@@ -384,10 +293,11 @@ static __global__ void __launch_bounds__(STREAM_WARPS *WARP, BLOCKS)
         commit();
         advance<NT, GROUPED>(next, a);
         slot = slot + 1 == STAGES ? 0 : slot + 1;
-        if (now.unit + STREAM_WARPS >= a.units_up) {
+        if (last) {
             if (ROWS == ROWS_ONE)
                 add_quad(acc[0]);
-            finish<NT, GROUPED>(sums + odd * STREAM_WARPS * NT * 4 * WARP, scales, acc, a, now);
+            finish<NT, GROUPED>(sums + odd * STREAM_WARPS * NT * 4 * WARP, scales, places, was, acc,
+                                a, given.rope, now);
             odd ^= 1;
         }
         advance<NT, GROUPED>(now, a);
@@ -406,6 +316,7 @@ static void stream_launch(struct cuda_device *c, const struct product *p,
                           const struct stream_experts &experts)
 {
     struct stream_args a = {};
+    uint32_t each = TILE_ROWS; /* rows of the weights that a tile takes on its way through them */
     uint32_t x_rows = experts.ids ? 1 : p->rows;
     uint32_t stage = stage_bytes<C>(ROWS != ROWS_GROUPED && x_rows < 8 * NT ? x_rows : 8 * NT);
     uint32_t shared = STREAM_WARPS * (2 * NT * 4 * WARP * (uint32_t)sizeof(float) + STAGES * stage);
@@ -422,9 +333,18 @@ static void stream_launch(struct cuda_device *c, const struct product *p,
     a.from = p->from;
     a.tile_rows = TILE_ROWS;
     if (p->to.sink == SINK_GLU) {
-        a.tile_rows = HALF_ROWS;
+        a.tile_rows = each = HALF_ROWS;
         a.w_rows /= 2;
         a.half_gap = (a.w_rows - HALF_ROWS) * a.row_bytes;
+    }
+    if (p->to.sink == SINK_ROPE) {
+        a.rope = *p->to.rope;
+        each = TILE_ROWS;
+        if (a.rope.turned && !a.rope.interleaved) {
+            a.tile_rows = HALF_ROWS;
+            a.half_gap = (a.rope.dim / 2 - HALF_ROWS) * a.row_bytes;
+            a.head_tiles = a.rope.dim / TILE_ROWS;
+        }
     }
     a.groups = (x_rows + 8 * NT - 1) / (8 * NT);
     a.units = (p->w.cols + C::COLS - 1) / C::COLS;
@@ -433,7 +353,7 @@ static void stream_launch(struct cuda_device *c, const struct product *p,
     a.by = experts.by;
     a.expert_bytes = a.row_bytes * p->w.rows;
     a.share = experts.share;
-    uint64_t tiles = (uint64_t)((a.w_rows + a.tile_rows - 1) / a.tile_rows) * a.groups;
+    uint64_t tiles = (uint64_t)((a.w_rows + each - 1) / each) * a.groups;
     uint32_t most = c->sms * BLOCKS;
     cuda_note(
         c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));

@@ -21,6 +21,8 @@
 #define STREAM_ROWS           8u
 #define STREAM_ROWS_QUANTIZED 32u
 #define STREAM_ROWS_WIDE      64u /* or for large tiles */
+/* Of so few rows the stream's time counts less: it spares the launches behind it (fused.cu). */
+#define FUSED_SHARE 0.9f
 
 enum way { WAY_UNKNOWN, WAY_STREAM, WAY_BLAS, WAY_WIDE };
 
@@ -213,7 +215,7 @@ bool product_fused(struct cuda_device *c, const struct product *p)
     /* What it would be without: the library has no such ends. */
     if (p->to.sink == SINK_NORM)
         plain.to.sink = SINK_ADD;
-    else if (p->to.sink == SINK_GLU)
+    else if (p->to.sink == SINK_GLU || p->to.sink == SINK_ROPE)
         plain.to.sink = SINK_OPERAND;
     choice = blas_can(&plain) ? choice_of(c, &plain) : NULL;
     return (!choice || choice->way == WAY_STREAM) && product_stream(c, p);
@@ -371,6 +373,8 @@ static void try_all(struct trial *t, struct product *p, struct choice *choice)
     choice->way = how.way = WAY_STREAM;
     if (p->rows <= 128)
         try_way(t, p, &how, choice, &best_ms);
+    if (p->rows <= STREAM_ROWS && !t->c->deterministic)
+        best_ms *= FUSED_SHARE;
     how.way = WAY_WIDE;
     if (t->c->deterministic && p->rows > 8)
         try_way(t, p, &how, choice, &best_ms);
