@@ -71,7 +71,6 @@ struct order_hello {
     uint32_t gpu;          /* its number among those visible */
     uint32_t precision;    /* enum order_precision */
     uint32_t reserved;
-    uint64_t host_bytes; /* of master copies in host memory; a CPU's instance has none */
     uint64_t swap_bytes; /* of KV in host memory (ORDER_SEQ_SPILL); 0: none */
     char instance[64];
 };
@@ -250,6 +249,8 @@ struct event_step {
     uint64_t us;    /* that the step took */
     uint32_t batch; /* rows in the step, prefilling ones included */
     uint32_t prefill_tokens;
+    uint32_t loading; /* 1: it began behind its weights' load: us is less than a step's */
+    uint32_t reserved;
     struct event_row rows[];
 };
 

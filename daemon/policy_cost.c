@@ -200,7 +200,7 @@ void cost_step(struct instance *in, uint32_t model, const struct event_step *ev,
     struct engine_model *m = &in->models[model];
     double seconds = (double)ev->us / 1e6, context, rows = decoding(ev, &context);
 
-    if (!(m->cost.decode > 0))
+    if (!(m->cost.decode > 0) || ev->loading)
         return;
     if (ev->prefill_tokens == 0) {
         const double terms[COST_TERMS] = {1, context, rows};

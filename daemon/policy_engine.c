@@ -65,16 +65,6 @@ static void start_failed(struct instance *in, const char *text)
     back_off(in);
 }
 
-/* An instance's share of HostCache=: the GPUs of a node have equal ones. */
-static uint64_t host_share(const struct policy *p)
-{
-    uint64_t gpus = 0;
-
-    for (size_t i = 0; i < p->instance_count; i++)
-        gpus += p->instances[i].config->device == CONFIG_CUDA;
-    return gpus > 0 ? p->config->host_cache / gpus : 0;
-}
-
 static void send_hello(struct instance *in)
 {
     struct order_hello hello = {
@@ -85,7 +75,6 @@ static void send_hello(struct instance *in)
         .max_batch = in->config->max_batch,
         .device = in->config->device == CONFIG_CUDA ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU,
         .gpu = in->config->gpu,
-        .host_bytes = host_share(in->policy),
         .swap_bytes = swap_share(in),
         .precision = in->config->precision,
     };

@@ -19,6 +19,8 @@ struct bench_engine {
     uint32_t precision;          /* enum precision */
     uint64_t memory_bytes;       /* weights and KV */
     uint64_t host_bytes;         /* of master copies in host memory */
+    double copy_rate;            /* GB/s from host to device, of this run; 0: not measured */
+    uint32_t samples, names;     /* of switch: of each figure, and models in rotation */
     uint32_t batch_max, context; /* of decode: the largest batch, and tokens of prompt before it */
     uint32_t prompt_max;         /* of prefill: the longest prompt */
     uint32_t steps, models;      /* of soak */
@@ -27,8 +29,10 @@ struct bench_engine {
 /* INVALID: no such shape or type.  Figures are given as they come. */
 int bench_engine(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
-/* From one of two models to the other and back, both waiting in host memory, where memory_bytes
- * holds one of them; with a batch whose keys and values stay on the device. */
+/* Switches between models whose master copies are in host memory, with batches whose keys and
+ * values stay on the device: with nothing in memory, to what is there, and `names` models of a few
+ * shapes in rotation, each prefetched in the turn before its own; then how fast an engine starts.
+ * memory_bytes holds three of them.  INTERNAL if fewer bytes were copied than loads ask for. */
 int bench_switch(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
 /* So many steps of batch_max sequences of each model, which come, go and are cancelled, in turns of

@@ -204,9 +204,11 @@ void forward_run(const struct model *m, struct workspace *w, const struct forwar
     const void *part = NULL;
     const float *part_norm = NULL;
 
+    model_await(m, m->embedding_end);
     k_embed(d, w->x, &m->embedding, in->tokens, in->rows, a->embed_scale);
     for (uint32_t i = 0; i < a->layers; i++) {
         const struct layer_weights *lw = &m->layers[i];
+        model_await(m, lw->end);
         k_norm(d, w->norm, w->x, part, a->residual_scale, part_norm, lw->attn_norm, in->rows,
                a->width, a->norm_eps);
         attention(m, w, in, i, w->norm);
@@ -219,5 +221,6 @@ void forward_run(const struct model *m, struct workspace *w, const struct forwar
         part = pending(w, lw->ffn_post_norm, a->layer[i].moe);
         part_norm = lw->ffn_post_norm;
     }
+    model_await(m, m->range_bytes);
     head(m, w, in);
 }

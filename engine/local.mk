@@ -11,8 +11,6 @@ engine_libengine_a_SOURCES = \
     engine/engine.h \
     engine/forward.c \
     engine/forward.h \
-    engine/host_tier.c \
-    engine/host_tier.h \
     engine/loader.c \
     engine/loader.h \
     engine/logprobs.c \
@@ -64,6 +62,8 @@ modelpool_engine_SOURCES = \
     engine/bench_engine.c \
     engine/bench_engine.h \
     engine/bench_prepare.c \
+    engine/bench_rotation.c \
+    engine/bench_start.c \
     engine/bench_subject.c \
     engine/bench_subject.h \
     engine/bench_soak.c \
@@ -170,12 +170,17 @@ tests_unit_engine_tier_test_SOURCES = \
     tests/unit/engine_tier_test.c \
     tests/unit/fault.c \
     tests/unit/fault.h \
+    tests/unit/lane_rig.c \
+    tests/unit/lane_rig.h \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_engine_tier_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_tier_test_LDFLAGS = \
     -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=aligned_alloc \
-    -Wl,--wrap=mmap -Wl,--wrap=pread -Wl,--wrap=posix_fallocate -Wl,--wrap=pthread_create
+    -Wl,--wrap=mmap -Wl,--wrap=pread -Wl,--wrap=pwrite -Wl,--wrap=posix_fallocate \
+    -Wl,--wrap=pthread_create \
+    -Wl,--wrap=device_lane_copy -Wl,--wrap=device_lane_mark -Wl,--wrap=device_lane_wait \
+    -Wl,--wrap=device_await -Wl,--wrap=device_host_pin -Wl,--wrap=device_host_unpin
 tests_unit_engine_turn_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \

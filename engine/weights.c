@@ -300,9 +300,12 @@ static int model_layout(struct model *m, const struct source *source, struct err
 
     if (layout_matrix(&l, ROLE_EMBEDDING, 0, &m->embedding) != 0)
         return -1;
-    for (uint32_t i = 0; i < m->arch.layers; i++)
+    m->embedding_end = l.cursor;
+    for (uint32_t i = 0; i < m->arch.layers; i++) {
         if (layout_layer(&l, i, &m->layers[i]) != 0)
             return -1;
+        m->layers[i].end = l.cursor;
+    }
     if (layout_norm(&l, ROLE_FINAL_NORM, 0, &m->final_norm) != 0)
         return -1;
     m->head = m->embedding;
@@ -498,9 +501,12 @@ struct model *model_open(const struct channel_files *files, const struct order_m
     describe_caches(m);
     if (model_layout(m, source, err) != 0)
         goto fail;
-    m->handles = calloc(m->handle_count, sizeof(*m->handles));
-    if (m->handles == NULL)
+    m->handles = malloc(m->handle_count * sizeof(*m->handles));
+    m->mapped = malloc(m->handle_count * sizeof(*m->mapped));
+    if (m->handles == NULL || m->mapped == NULL)
         goto nomem;
+    memset(m->handles, 0xff, m->handle_count * sizeof(*m->handles)); /* none */
+    memset(m->mapped, 0xff, m->handle_count * sizeof(*m->mapped));
     m->range =
         device_reserve(arena_device(arena), m->handle_count * arena_handle_bytes(arena), err);
     if (m->range == NULL || keep_files(m, files, order, err) != 0)
@@ -524,6 +530,9 @@ void model_close(struct model *m)
         return;
     for (uint32_t i = 0; i < MODEL_GRAPHS; i++)
         device_graph_free(arena_device(m->arena), m->graphs[i]);
+    for (uint32_t i = 0; m->mapped != NULL && m->range != NULL && i < m->handle_count; i++)
+        if (m->mapped[i] != UINT32_MAX)
+            device_unmap(arena_device(m->arena), m->range + i * arena_handle_bytes(m->arena), 1);
     if (m->range != NULL)
         device_release(arena_device(m->arena), m->range,
                        m->handle_count * arena_handle_bytes(m->arena));
@@ -532,6 +541,7 @@ void model_close(struct model *m)
         if (m->fds[i] >= 0)
             close(m->fds[i]);
     free(m->handles);
+    free(m->mapped);
     free(m->copies);
     free(m->layers);
     free(m);
