@@ -25,7 +25,7 @@
     "A table of medians; --json prints every sample, with machine and driver.\n"                   \
     "  --gpu=N --json --device=cpu|cuda --precision=exact|fast --shape=NAME --dtype=TYPE\n"        \
     "  --batch=N --context=N --prompt=N --memory=MIB --host=MIB --threads=N --model=FILE\n"        \
-    "  --steps=N --models=N --deterministic\n"
+    "  --steps=N --models=N --names=N --samples=N --deterministic\n"
 #define ENGINE        LIBEXECDIR "/modelpool-engine"
 #define ARG_MAX_COUNT 32
 
@@ -33,9 +33,10 @@
 static int known(const char *option)
 {
     static const char *const names[] = {
-        "--gpu=",   "--json",     "--device=", "--precision=", "--shape=",       "--dtype=",
-        "--batch=", "--context=", "--prompt=", "--memory=",    "--host=",        "--threads=",
-        "--steps=", "--models=",  "--model=",  "--out=",       "--deterministic"};
+        "--gpu=",   "--json",          "--device=",  "--precision=", "--shape=",
+        "--dtype=", "--batch=",        "--context=", "--prompt=",    "--memory=",
+        "--host=",  "--threads=",      "--steps=",   "--models=",    "--model=",
+        "--out=",   "--deterministic", "--names=",   "--samples="};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         size_t len = strlen(names[i]);

@@ -562,12 +562,6 @@ static int settle(struct config *c, struct error *err)
                 "%s: Model=%s: Pin=host needs HostCache=, which is 0 on a node without "
                 "Device=cuda",
                 c->path, c->models[i].name);
-        if (c->models[i].pin == PIN_HOST && cuda)
-            return error_set(
-                err, STATUS_UNSUPPORTED,
-                "%s: Model=%s: Pin=host is for nodes without Device=cuda; GPUs' master "
-                "copies are not pinned yet",
-                c->path, c->models[i].name);
     }
     return 0;
 }

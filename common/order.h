@@ -71,7 +71,6 @@ struct order_hello {
     uint32_t gpu;          /* its number among those visible */
     uint32_t precision;    /* enum order_precision */
     uint32_t ranks;        /* TensorParallel=, which share memory and threads evenly; 0, 1: one */
-    uint64_t host_bytes;   /* of master copies in host memory; a CPU's instance has none */
     uint64_t swap_bytes;   /* of KV in host memory (ORDER_SEQ_SPILL); 0: none */
     char instance[64];
     uint64_t flags; /* HELLO_* */
@@ -211,7 +210,7 @@ struct event_residency {
     uint64_t bytes;      /* copied (came) or given up (went) */
     uint64_t us;         /* that the copy took */
     uint64_t file_bytes; /* read from the model's files for it, and not told by EVENT_MASTER */
-    uint64_t disk_us;    /* that reading them took: of us, or, on a GPU, before */
+    uint64_t disk_us;    /* that preparing its master copy took, before the copy */
 };
 
 enum master_state {
@@ -254,6 +253,8 @@ struct event_step {
     uint64_t us;    /* that the step took */
     uint32_t batch; /* rows in the step, prefilling ones included */
     uint32_t prefill_tokens;
+    uint32_t loading; /* 1: it began behind its weights' load: us is less than a step's */
+    uint32_t reserved;
     struct event_row rows[];
 };
 

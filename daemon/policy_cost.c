@@ -261,7 +261,7 @@ void cost_step(struct instance *in, uint32_t model, const struct event_step *ev,
     struct engine_model *m = &in->models[model];
     double seconds = (double)ev->us / 1e6, context, rows = decoding(ev, &context);
 
-    if (!(m->cost.decode > 0))
+    if (!(m->cost.decode > 0) || ev->loading)
         return;
     if (ev->prefill_tokens == 0) {
         const double terms[COST_TERMS] = {1, context, rows};
@@ -282,14 +282,12 @@ void cost_step(struct instance *in, uint32_t model, const struct event_step *ev,
     tell(in, model);
 }
 
-/* Reading the files into the host tier; a GPU's engine tells it apart from the copy. */
+/* Reading the files into the host tier. */
 static void learn_disk(struct instance *in, const struct event_residency *ev)
 {
     struct engine_model *m = &in->models[ev->model];
     double seconds = (double)ev->disk_us / 1e6;
 
-    if (in->config->device == CONFIG_CPU)
-        seconds -= m->cost.load; /* us and disk_us are one there */
     if (!(seconds > 0) || seconds > LOAD_MOST)
         return;
     m->cost.disk = seconds;
@@ -304,9 +302,8 @@ void cost_load(struct instance *in, const struct event_residency *ev)
     if (!(m->cost.decode > 0) || !(seconds > 0) || seconds > LOAD_MOST)
         return;
     if (tier_has(in, ev->model)) {
-        m->in_host = 1;
         learn_disk(in, ev);
-        if (ev->disk_us > 0 && in->config->device == CONFIG_CPU) { /* that was most of it */
+        if (ev->file_bytes > 0) { /* it came from the files, and not from its copy */
             tell(in, ev->model);
             return;
         }

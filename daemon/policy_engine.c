@@ -65,15 +65,6 @@ static void start_failed(struct instance *in, const char *text)
     back_off(in);
 }
 
-uint64_t engine_host_share(const struct policy *p)
-{
-    uint64_t gpus = 0;
-
-    for (size_t i = 0; i < p->instance_count; i++)
-        gpus += p->instances[i].config->device == CONFIG_CUDA;
-    return gpus > 0 ? p->config->host_cache / gpus : 0;
-}
-
 static void send_hello(struct instance *in)
 {
     struct order_hello hello = {
@@ -84,7 +75,6 @@ static void send_hello(struct instance *in)
         .max_batch = in->config->max_batch,
         .device = in->config->device == CONFIG_CUDA ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU,
         .gpu = in->config->gpu,
-        .host_bytes = engine_host_share(in->policy),
         .swap_bytes = swap_share(in),
         .precision = in->config->precision,
         .ranks = in->config->ranks,
@@ -244,7 +234,6 @@ void engine_model(struct instance *in, const struct event_model *ev)
     m->page_tokens = ev->page_tokens;
     m->vocabulary = ev->vocabulary;
     m->layout = ev->layout;
-    m->in_host = 0;
     cost_begin(in, ev->model);
     tier_model_known(in, ev);
     if (in->policy->config->models[ev->model].pin == PIN_GPU)

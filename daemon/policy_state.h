@@ -95,7 +95,7 @@ struct engine_model { /* a model on an instance */
     uint64_t layout;            /* of its weights: models of one are of one shape */
     int calibrated;             /* its costs need no measuring off traffic any more */
     uint32_t calibration_tries; /* that requests cut short */
-    int in_host, hosted;        /* its engine keeps a copy in host memory; as the scheduler knows */
+    int hosted;                 /* there is a master copy, as the scheduler knows */
     double load_error;
     uint64_t loads;
     int64_t measured_us;     /* the last step */
@@ -273,8 +273,6 @@ void engine_model(struct instance *in, const struct event_model *ev);
 int engine_is_down(const struct instance *in);
 /* It does not start, again and again. */
 int engine_failed(const struct instance *in);
-/* An instance's share of HostCache=: the GPUs of a node have equal ones. */
-uint64_t engine_host_share(const struct policy *p);
 /* READY, and the model's file is read and can run. */
 int engine_can_run(const struct instance *in, uint32_t model);
 

@@ -18,6 +18,11 @@ static const char *model_name(const struct instance *in, uint32_t model)
     return in->policy->config->models[model].name;
 }
 
+static uint32_t device_of(const struct instance *in)
+{
+    return in->config->device == CONFIG_CUDA ? ORDER_DEVICE_CUDA : ORDER_DEVICE_CPU;
+}
+
 void tier_note_file(struct instance *in, uint32_t model, int fd)
 {
     struct engine_model *m = &in->models[model];
@@ -95,10 +100,10 @@ void tier_model_known(struct instance *in, const struct event_model *ev)
 
     m->lent = MASTER_NONE;
     m->master = NULL;
-    if (in->policy->tier == NULL || in->config->device != CONFIG_CPU)
+    if (in->policy->tier == NULL)
         return;
     m->master = tier_find(in->policy->tier, model_name(in, ev->model), m->files, m->file_count,
-                          ORDER_DEVICE_CPU, ev->layout, ev->master_bytes);
+                          device_of(in), ev->layout, ev->master_bytes);
     if (m->master == NULL)
         return;
     if (pin == PIN_HOST) {
@@ -136,20 +141,15 @@ void tier_turn_ended(struct instance *in, uint32_t model)
 
 int tier_has(const struct instance *in, uint32_t model)
 {
-    if (in->config->device == CONFIG_CUDA)
-        return engine_host_share(in->policy) > 0;
     return in->models[model].master != NULL;
 }
 
-/* A GPU's engine does not say which copies it gave up: what it has loaded counts as there. */
 void tier_tell(struct policy *p)
 {
     for (uint32_t i = 0; i < p->instance_count; i++) {
         for (uint32_t model = 0; model < p->model_count; model++) {
             struct engine_model *m = &p->instances[i].models[model];
-            int hosted = p->instances[i].config->device == CONFIG_CUDA
-                             ? m->in_host
-                             : m->master != NULL && m->master->state == TIER_COMPLETE;
+            int hosted = m->master != NULL && m->master->state == TIER_COMPLETE;
 
             if (hosted == m->hosted || !m->status.known)
                 continue;

@@ -46,12 +46,14 @@ static void remove_file(struct tier *t, const char *name)
     pthread_attr_destroy(&attr);
 }
 
-/* A complete file of that key and size, open for reading; -1 and why not. */
+/* A complete file of that key and size, open; -1 and why not.  For reading: but a GPU's driver pins
+ * memory that may be written to, alone. */
 static int open_complete(const struct tier *t, const struct tier_master *m, struct error *err)
 {
     struct segment_header h;
     struct stat st;
-    int fd = openat(t->dir, m->name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    int mode = m->device == ORDER_DEVICE_CUDA ? O_RDWR : O_RDONLY;
+    int fd = openat(t->dir, m->name, mode | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
 
     if (fd < 0)
         return error_errno(err, "it cannot be opened");

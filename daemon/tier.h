@@ -70,7 +70,7 @@ struct tier_store {
 /* Where the files of this node and StateDir= go: HostCacheDir=, else a mounted hugetlbfs that is
  * writable and has pages for all of HostCache=, else /dev/shm; there a folder of our own. */
 void tier_place(char place[TIER_PLACE_MAX], const struct config *c);
-/* Bytes that master copies may take on this node: HostCache=, or 0 where it is for GPUs. */
+/* Bytes that master copies may take on this node: HostCache=. */
 uint64_t tier_budget(const struct config *c);
 
 /* Makes the folder (0700).  DENIED: there is one of another user. */

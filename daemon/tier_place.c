@@ -14,10 +14,6 @@
 
 uint64_t tier_budget(const struct config *c)
 {
-    for (size_t i = 0; i < c->instance_count; i++) {
-        if (c->instances[i].device == CONFIG_CUDA && config_is_here(c, &c->instances[i]))
-            return 0; /* a GPU's engine keeps pinned copies of its own */
-    }
     return c->host_cache;
 }
 

@@ -176,6 +176,28 @@ int arena_take(struct arena *a, uint32_t owner, uint32_t *handles, uint32_t coun
     return 0;
 }
 
+int arena_take_again(struct arena *a, uint32_t owner, uint32_t *handles, uint32_t count)
+{
+    if (count > a->free)
+        return -1;
+    for (uint32_t i = 0; i < count; i++) {
+        if (handles[i] < a->handles && a->owner[handles[i]] == ARENA_FREE)
+            a->owner[handles[i]] = owner;
+        else
+            handles[i] = UINT32_MAX;
+    }
+    for (uint32_t i = 0, h = 0; i < count; i++) {
+        if (handles[i] != UINT32_MAX)
+            continue;
+        while (a->owner[h] != ARENA_FREE)
+            h++;
+        a->owner[h] = owner;
+        handles[i] = h;
+    }
+    a->free -= count;
+    return 0;
+}
+
 int arena_take_run(struct arena *a, uint32_t owner, uint32_t count, uint32_t *first)
 {
     uint32_t run = 0;

@@ -54,6 +54,8 @@ uint8_t *arena_window(const struct arena *a);
 
 /* Take `count` handles, lowest numbers first.  -1, and none taken, if fewer are free. */
 int arena_take(struct arena *a, uint32_t owner, uint32_t *handles, uint32_t count);
+/* The same, but where handle i of those given is free, it stays handle i. */
+int arena_take_again(struct arena *a, uint32_t owner, uint32_t *handles, uint32_t count);
 /* Take `count` consecutive handles, highest first (apart from weights, so that runs last).  -1 if
  * there is no such run. */
 int arena_take_run(struct arena *a, uint32_t owner, uint32_t count, uint32_t *first);

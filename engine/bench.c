@@ -17,6 +17,7 @@ struct report {
     FILE *f;
     json_t *results; /* NULL: a table */
     int failed;      /* no memory for a row */
+    double copy;     /* the best median of copies from host to device, in GB/s */
 };
 
 static int ascending(const void *a, const void *b)
@@ -26,14 +27,29 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(const struct limit *l)
+/* The sample that a share of them does not exceed. */
+static double quantile(const struct limit *l, double share)
 {
-    double sorted[LIMIT_SAMPLES_MAX];
+    double sorted[LIMIT_ROOM], at = share * (l->count - 1);
+    uint32_t below = (uint32_t)at;
 
     memcpy(sorted, l->samples, l->count * sizeof(*sorted));
     qsort(sorted, l->count, sizeof(*sorted), ascending);
-    return l->count % 2 ? sorted[l->count / 2]
-                        : (sorted[l->count / 2 - 1] + sorted[l->count / 2]) / 2;
+    if (below + 1 >= l->count)
+        return sorted[l->count - 1];
+    return sorted[below] + (at - below) * (sorted[below + 1] - sorted[below]);
+}
+
+static double median(const struct limit *l)
+{
+    return quantile(l, 0.5);
+}
+
+static int is_met(const struct limit *l)
+{
+    double m = median(l);
+
+    return l->bound == LIMIT_NONE || (l->bound == LIMIT_MOST ? m <= l->limit : m >= l->limit);
 }
 
 static void print_row(FILE *f, const struct limit *l)
@@ -50,6 +66,9 @@ static void print_row(FILE *f, const struct limit *l)
         fprintf(f, ", %.2f TFLOP/s", l->flops / 1e6 / m);
     if (strcmp(l->unit, "us") == 0 && l->bytes > 0)
         fputc(')', f);
+    if (l->bound != LIMIT_NONE)
+        fprintf(f, "  [at %s %.4g%s]", l->bound == LIMIT_MOST ? "most" : "least", l->limit,
+                is_met(l) ? "" : ": MISSED");
     fputc('\n', f);
     fflush(f);
 }
@@ -68,6 +87,8 @@ static void found(void *arg, const struct limit *l)
     struct report *r = arg;
     json_t *row;
 
+    if (strcmp(l->name, "copy host to device") == 0 && median(l) > r->copy)
+        r->copy = median(l);
     if (!r->results) {
         print_row(r->f, l);
         return;
@@ -75,9 +96,14 @@ static void found(void *arg, const struct limit *l)
     if (l->count == 0)
         row = json_pack("{s:s, s:b}", "name", l->name, "holds", l->bytes != 0);
     else
-        row = json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:o}", "name", l->name, "params", l->params,
-                        "unit", l->unit, "median", median(l), "bytes", l->bytes, "flops", l->flops,
-                        "samples", samples_json(l));
+        row = json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:o}", "name", l->name, "params",
+                        l->params, "unit", l->unit, "median", median(l), "p99", quantile(l, 0.99),
+                        "bytes", l->bytes, "flops", l->flops, "samples", samples_json(l));
+    if (row && l->count > 0 && l->bound != LIMIT_NONE &&
+        (json_object_set_new(row, l->bound == LIMIT_MOST ? "at_most" : "at_least",
+                             json_real(l->limit)) != 0 ||
+         json_object_set_new(row, "met", json_boolean(is_met(l))) != 0))
+        r->failed = 1;
     if (!row || json_array_append_new(r->results, row) != 0)
         r->failed = 1;
 }
@@ -145,6 +171,7 @@ static int measure(const struct bench *b, unsigned what, struct report *r, struc
     engine.gpu = b->gpu;
     if (what != 0 && limits_measure(b->gpu, what, found, r, err) != 0)
         return -1;
+    engine.copy_rate = r->copy;
     if (strcmp(b->name, "switch") == 0)
         return bench_switch(&engine, found, r, err);
     if (strcmp(b->name, "swap") == 0)

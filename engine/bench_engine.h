@@ -22,6 +22,8 @@ struct bench_engine {
     uint64_t memory_bytes;       /* weights and KV */
     uint64_t host_bytes;         /* of master copies in host memory */
     uint64_t swap_bytes;         /* of KV there: bench_swap's own */
+    double copy_rate;            /* GB/s from host to device, of this run; 0: not measured */
+    uint32_t samples, names;     /* of switch: of each figure, and models in rotation */
     uint32_t batch_max, context; /* of decode: the largest batch, and tokens of prompt before it */
     uint32_t prompt_max;         /* of prefill: the longest prompt */
     uint32_t steps, models;      /* of soak */
@@ -30,8 +32,10 @@ struct bench_engine {
 /* INVALID: no such shape or type.  Figures are given as they come. */
 int bench_engine(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
-/* From one of two models to the other and back, both waiting in host memory, where memory_bytes
- * holds one of them; with a batch whose keys and values stay on the device. */
+/* Switches between models whose master copies are in host memory, with batches whose keys and
+ * values stay on the device: with nothing in memory, to what is there, and `names` models of a few
+ * shapes in rotation, each prefetched in the turn before its own; then how fast an engine starts.
+ * memory_bytes holds three of them.  INTERNAL if fewer bytes were copied than loads ask for. */
 int bench_switch(const struct bench_engine *how, limit_f *found, void *arg, struct error *err);
 
 /* The KV of batch_max sequences of so much context, of one of two models, to host memory and back:

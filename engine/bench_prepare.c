@@ -16,7 +16,8 @@
 #include "engine/residency.h"
 #include "model/source.h"
 
-#define ROUNDS 5u
+#define ROUNDS     5u
+#define DISK_SHARE 0.9 /* of the rate of direct reads, in the same round */
 
 struct disk { /* the file read as prepare_run() reads it, and nothing done with it */
     int fd;
@@ -81,7 +82,7 @@ static int measure_model(struct residency *r, struct model *m, const struct disk
     if (fd < 0)
         return error_errno(err, "cannot make a file in shared memory");
     forget(d->fd);
-    if (master_take(m, &order, fd, err) != 0)
+    if (master_take(m, &order, fd, NULL, 0, err) != 0)
         goto out;
     start = clock_monotonic_us();
     cpu = cpu_us();
@@ -95,7 +96,7 @@ static int measure_model(struct residency *r, struct model *m, const struct disk
         error_set(err, STATUS_IO, "it could not be prepared: %s", r->behind.event.text);
         goto out;
     }
-    m->copy.verified = 0;
+    m->copy.map->verified = 0;
     for (int i = 1; i <= 2; i++) {
         if (residency_load(r, m, NULL, &bytes, &us, err) != 0)
             goto out;
@@ -130,8 +131,17 @@ static int measure(const char *path, struct residency *r, struct model *m, const
         if (measure_disk(path, d, &limits[0], err) != 0 ||
             measure_model(r, m, d, limits + 1, err) != 0)
             return -1;
+    struct limit share = {.name = "prepare: of the disk's rate",
+                          .params = params,
+                          .unit = "x",
+                          .count = ROUNDS,
+                          .bound = LIMIT_LEAST,
+                          .limit = DISK_SHARE};
+    for (uint32_t i = 0; i < ROUNDS; i++)
+        share.samples[i] = limits[0].samples[i] / limits[1].samples[i];
     for (uint32_t i = 0; i < 5; i++)
         found(arg, &limits[i]);
+    found(arg, &share);
     return 0;
 }
 

@@ -1,20 +1,41 @@
 /* bench_subject.c - the daemon's part, played by a bench */
 #include "engine/bench_subject.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/segment.h"
 #include "engine/random_checkpoint.h"
 #include "engine/turn.h"
 #include "model/source.h"
 
+#define KEPT_BYTES (2 << 20) /* of a model's file: no random one has more metadata */
+
+static struct subject_steps *steps_of(struct subject *s, uint64_t turn)
+{
+    struct subject_steps *t = &s->turns[turn % SUBJECT_TURNS];
+
+    if (t->turn != turn)
+        *t = (struct subject_steps){.turn = turn};
+    return t;
+}
+
 static void take_step(struct subject *s, const struct event_step *ev)
 {
+    struct subject_steps *t = steps_of(s, ev->turn);
+
+    t->last_us = clock_monotonic_us();
+    if (t->steps++ == 0)
+        t->first_us = t->last_us;
+    t->us += (double)ev->us;
     if (s->first_us <= 0)
         s->first_us = (double)ev->us;
     if (ev->prefill_tokens > 0) {
@@ -39,6 +60,39 @@ static void take_moved(struct subject *s, const struct event_seq_moved *ev)
     s->moved_us = clock_monotonic_us();
 }
 
+/* The master copy is all that is needed of the weights now; the metadata lies at the beginning. */
+static void forget_files(struct subject_model *m)
+{
+    struct stat st;
+
+    for (uint32_t i = 0; i < m->file_count; i++)
+        if (fstat(m->files[i], &st) == 0 && st.st_size > KEPT_BYTES)
+            (void)fallocate(m->files[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, KEPT_BYTES,
+                            st.st_size - KEPT_BYTES);
+}
+
+static void take_master(struct subject *s, const struct event_master *ev)
+{
+    struct subject_model *m = &s->models[ev->model];
+
+    if (ev->state == MASTER_COMPLETE) {
+        segment_key(m->key, ev->hashes, ev->files, (uint32_t)device_kind(s->e->device),
+                    residency_find(&s->e->residency, ev->model)->layout);
+        m->complete = 1;
+        forget_files(m);
+    } else if (ev->state != MASTER_PROGRESS && s->fault[0] == '\0') {
+        snprintf(s->fault, sizeof(s->fault), "a master copy: %.200s", ev->text);
+    }
+}
+
+static void take_residency(struct subject *s, const struct event_residency *ev)
+{
+    if (!ev->resident)
+        return;
+    s->loads += ev->bytes > 0;
+    s->loaded_bytes += ev->bytes;
+}
+
 void subject_events(struct subject *s)
 {
     _Alignas(8) static unsigned char buffer[ORDER_BYTES_MAX];
@@ -55,8 +109,14 @@ void subject_events(struct subject *s)
             text = ((const struct event_model *)(void *)buffer)->text;
         else if (kind == EVENT_SEQ_FAULT)
             text = ((const struct event_seq_fault *)(void *)buffer)->text;
-        else if (kind == EVENT_TURN_END)
+        else if (kind == EVENT_MASTER)
+            take_master(s, (const void *)buffer);
+        else if (kind == EVENT_RESIDENCY)
+            take_residency(s, (const void *)buffer);
+        else if (kind == EVENT_TURN_END) {
             memcpy(&s->end, buffer, sizeof(s->end));
+            steps_of(s, s->end.turn)->end = s->end;
+        }
         if (kind == EVENT_TURN_END &&
             (s->end.reason == TURN_KV_FULL || s->end.reason == TURN_FAULT))
             text = s->end.text;
@@ -66,24 +126,50 @@ void subject_events(struct subject *s)
     }
 }
 
-int subject_turn(struct subject *s, uint32_t model, uint32_t quota_steps)
+uint64_t subject_queue(struct subject *s, uint32_t model, uint32_t quota_steps, uint64_t quota_us)
 {
-    struct order_turn turn = {
-        .kind = ORDER_TURN, .model = model, .turn = ++s->turn, .quota_steps = quota_steps};
+    struct order_turn turn = {.kind = ORDER_TURN,
+                              .model = model,
+                              .turn = ++s->turn,
+                              .quota_steps = quota_steps,
+                              .quota_us = quota_us};
     const struct channel_files none = {0};
 
-    s->steps = s->finished = s->yielded = 0;
-    s->prefill_us = s->first_us = 0;
-    s->prefill_tokens = 0;
     engine_order(s->e, &turn, &none);
-    while (s->e->turn_count > 0 && !s->e->gone) {
+    return turn.turn;
+}
+
+int subject_advance(struct subject *s)
+{
+    if (s->e->turn_count > 0 && !s->e->gone) {
         swap_advance(&s->e->swap, s->e->swap.stride);
         turn_advance(s->e);
         subject_events(s);
     }
+    return s->e->turn_count > 0 && !s->e->gone && s->fault[0] == '\0';
+}
+
+const struct subject_steps *subject_steps(const struct subject *s, uint64_t turn)
+{
+    return &s->turns[turn % SUBJECT_TURNS];
+}
+
+int subject_check(struct subject *s)
+{
     if (s->e->gone)
         return error_set(s->err, STATUS_INTERNAL, "the engine failed; the log says why");
     return s->fault[0] != '\0' ? error_set(s->err, STATUS_EXHAUSTED, "%s", s->fault) : 0;
+}
+
+int subject_turn(struct subject *s, uint32_t model, uint32_t quota_steps)
+{
+    s->steps = s->finished = s->yielded = 0;
+    s->prefill_us = s->first_us = 0;
+    s->prefill_tokens = 0;
+    subject_queue(s, model, quota_steps, 0);
+    while (subject_advance(s))
+        ;
+    return subject_check(s);
 }
 
 /* Random tokens; sequences differ. */
@@ -111,7 +197,7 @@ int subject_sequence(struct subject *s, uint32_t model, uint64_t id, uint32_t pr
             (struct order_tokens){.kind = ORDER_SEQ_TOKENS, .count = n, .seq = id, .offset = at};
         for (uint32_t i = 0; i < n; i++) {
             random = random * 6364136223846793005u + 1442695040888963407u;
-            tokens->tokens[i] = (uint32_t)(random >> 33) % s->shape->vocabulary;
+            tokens->tokens[i] = (uint32_t)(random >> 33) % s->models[model].shape->vocabulary;
         }
         engine_order(s->e, tokens, &none);
     }
@@ -137,6 +223,12 @@ void subject_cancel(struct subject *s, uint64_t id)
     engine_order(s->e, &close, &none);
 }
 
+void subject_cancel_all(struct subject *s)
+{
+    while (!TAILQ_EMPTY(&s->e->sequences.queue))
+        subject_cancel(s, TAILQ_FIRST(&s->e->sequences.queue)->id);
+}
+
 static int open_engine(struct subject *s)
 {
     struct order_hello hello = {.kind = ORDER_HELLO,
@@ -149,7 +241,6 @@ static int open_engine(struct subject *s)
                                 .gpu = s->how.gpu,
                                 .precision = s->how.precision,
                                 .flags = s->how.deterministic ? HELLO_DETERMINISTIC : 0,
-                                .host_bytes = s->how.host_bytes,
                                 .swap_bytes = s->how.swap_bytes,
                                 .instance = "bench"};
     int pair[2], room = 8 << 20;
@@ -166,27 +257,114 @@ static int open_engine(struct subject *s)
     return 0;
 }
 
-int subject_model(struct subject *s, uint32_t model)
+static int send_model(struct subject *s, uint32_t model)
 {
-    struct order_model order = {
-        .kind = ORDER_MODEL, .model = model, .files = 1, .kinds = {SOURCE_GGUF}};
+    struct subject_model *m = &s->models[model];
+    struct channel_files files = {.count = m->file_count};
+
+    memcpy(files.fds, m->files, sizeof(files.fds));
+    engine_order(s->e, &m->order, &files);
+    subject_events(s);
+    return s->fault[0] != '\0' ? error_set(s->err, STATUS_UNSUPPORTED, "%s", s->fault) : 0;
+}
+
+/* Memory for its master copy, if there is room; lent to be filled. */
+static int lend_empty(struct subject *s, uint32_t model)
+{
+    struct order_master order = {.kind = ORDER_MASTER, .model = model, .use = MASTER_FILL};
+    struct channel_files files = {.count = 1};
+    struct subject_model *m = &s->models[model];
+    uint64_t bytes = segment_file_bytes(residency_find(&s->e->residency, model)->range_bytes);
+
+    if (bytes > s->how.host_bytes || s->host_used > s->how.host_bytes - bytes)
+        return 0;
+    m->master = memfd_create("modelpool-master", MFD_CLOEXEC);
+    if (m->master < 0)
+        return error_errno(s->err, "cannot make a file in shared memory");
+    s->host_used += bytes;
+    files.fds[0] = m->master;
+    engine_order(s->e, &order, &files);
+    return 0;
+}
+
+int subject_model_of(struct subject *s, uint32_t model, const char *shape)
+{
+    struct subject_model *m = &s->models[model];
     struct channel_files files = {.count = 1};
     enum dtype dtype;
     uint64_t bytes;
     int made;
 
-    if (random_dtype(s->how.dtype, &dtype) != 0)
-        return error_set(s->err, STATUS_INVALID, "no type of weights %s", s->how.dtype);
-    snprintf(order.name, sizeof(order.name), "%s-%" PRIu32, s->how.shape, model);
-    made = dtype == DTYPE_F8 ? random_checkpoint_create(s->shape, &order, &files, s->err)
-                             : random_model_create(s->shape, dtype, &files.fds[0], &bytes, s->err);
+    m->master = -1;
+    m->shape = random_shape_find(shape);
+    m->order = (struct order_model){
+        .kind = ORDER_MODEL, .model = model, .files = 1, .kinds = {SOURCE_GGUF}};
+    if (m->shape == NULL || random_dtype(s->how.dtype, &dtype) != 0)
+        return error_set(s->err, STATUS_INVALID, "no shape %s, or no type of weights %s", shape,
+                         s->how.dtype);
+    snprintf(m->order.name, sizeof(m->order.name), "%s-%" PRIu32, shape, model);
+    made = dtype == DTYPE_F8 ? random_checkpoint_create(m->shape, &m->order, &files, s->err)
+                             : random_model_create(m->shape, dtype, &files.fds[0], &bytes, s->err);
     if (made != 0)
         return -1;
+    m->file_count = files.count;
+    memcpy(m->files, files.fds, sizeof(m->files));
+    return send_model(s, model) != 0 ? -1 : lend_empty(s, model);
+}
+
+int subject_model(struct subject *s, uint32_t model)
+{
+    return subject_model_of(s, model, s->how.shape);
+}
+
+int subject_same(struct subject *s, uint32_t model, uint32_t as)
+{
+    struct subject_model *m = &s->models[model];
+    const struct subject_model *other = &s->models[as];
+    int rv;
+
+    *m = *other;
+    m->order.model = model;
+    snprintf(m->order.name, sizeof(m->order.name), "%.40s-as-%" PRIu32, m->shape->name, model);
+    m->master = fcntl(other->master, F_DUPFD_CLOEXEC, 3);
+    rv = send_model(s, model);
+    m->file_count = 0; /* they are the other's */
+    if (rv != 0)
+        return -1;
+    subject_lend(s, model, 0);
+    return subject_prepare(s, model);
+}
+
+void subject_lend(struct subject *s, uint32_t model, int back)
+{
+    struct order_master order = {
+        .kind = ORDER_MASTER, .model = model, .use = back ? MASTER_NONE : MASTER_READ};
+    const struct subject_model *m = &s->models[model];
+    struct channel_files files = {.count = !back};
+
+    files.fds[0] = m->master;
+    memcpy(order.key, m->key, sizeof(order.key));
     engine_order(s->e, &order, &files);
-    for (uint32_t i = 0; i < files.count; i++)
-        close(files.fds[i]);
     subject_events(s);
-    return s->fault[0] != '\0' ? error_set(s->err, STATUS_UNSUPPORTED, "%s", s->fault) : 0;
+}
+
+int subject_prepare(struct subject *s, uint32_t model)
+{
+    struct model *m = residency_find(&s->e->residency, model);
+
+    if (m->copy.use == MASTER_FILL)
+        m->copy.use = MASTER_PREPARE;
+    while (s->fault[0] == '\0' &&
+           (m->copy.use == MASTER_PREPARE ||
+            (m->copy.use == MASTER_READ && m->by_lane && !master_is_ready(&m->copy)))) {
+        residency_poll(&s->e->residency);
+        usleep(200);
+        subject_events(s);
+    }
+    while (residency_busy(&s->e->residency) >= 0 && s->e->residency.behind.m == m)
+        residency_poll(&s->e->residency);
+    subject_events(s);
+    return subject_check(s);
 }
 
 int subject_load(struct subject *s, uint32_t model)
@@ -237,5 +415,12 @@ void subject_close(struct subject *s)
     }
     if (s->daemon >= 0)
         close(s->daemon);
+    for (uint32_t i = 0; i < SUBJECT_MODELS; i++) {
+        struct subject_model *m = &s->models[i];
+        for (uint32_t f = 0; f < m->file_count; f++)
+            close(m->files[f]);
+        if (m->shape != NULL && m->master >= 0)
+            close(m->master);
+    }
     free(s);
 }

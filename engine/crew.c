@@ -5,9 +5,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define SCRATCH_ALIGN     4096u /* of direct reads */
-#define COPY_THREADS_MOST 4
-#define CALLED_OFF        "it was called off"
+#define SCRATCH_ALIGN       4096u /* of direct reads */
+#define COPY_THREADS_MOST   4u
+#define URGENT_THREADS_MOST 12u
+#define CALLED_OFF          "it was called off"
 
 struct shift { /* of one crew_run() */
     const struct crew *crew;
@@ -75,11 +76,21 @@ int crew_run(const struct crew *c, struct error *err)
     return 0;
 }
 
-uint32_t crew_copy_threads(void)
+static uint32_t cores_up_to(uint32_t most)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
     if (cores < 1)
         return 1;
-    return cores < COPY_THREADS_MOST ? (uint32_t)cores : COPY_THREADS_MOST;
+    return cores < (long)most ? (uint32_t)cores : most;
+}
+
+uint32_t crew_copy_threads(void)
+{
+    return cores_up_to(COPY_THREADS_MOST);
+}
+
+uint32_t crew_urgent_threads(void)
+{
+    return cores_up_to(URGENT_THREADS_MOST);
 }

@@ -30,5 +30,7 @@ struct crew {
 int crew_run(const struct crew *c, struct error *err);
 /* Threads for copies: as many as there are cores, at most four, which a memory seldom outruns. */
 uint32_t crew_copy_threads(void);
+/* For work that a load waits for and that takes a processor, too: at most twelve. */
+uint32_t crew_urgent_threads(void);
 
 #endif

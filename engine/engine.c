@@ -125,8 +125,10 @@ static struct model *add_model(struct engine *e, const struct order_model *o,
     m = model_open(files, o, e->arena, ARENA_WEIGHTS + r->count, err);
     if (m == NULL)
         return NULL;
+    m->by_lane = r->by_lane;
     turn_drain(e);
-    if (fit_model(e, m, err) != 0 || record_graphs(e, m, err) != 0) {
+    if (residency_arrive_all(r, err) != 0 || /* what is recorded waits for no load */
+        fit_model(e, m, err) != 0 || record_graphs(e, m, err) != 0) {
         model_close(m);
         return NULL;
     }
@@ -217,8 +219,7 @@ static void order_master(struct engine *e, const struct order_master *o,
         log_warn("master copy of the unknown model %" PRIu32, o->model);
         return;
     }
-    residency_settle(&e->residency, m);
-    if (master_take(m, o, files->count > 0 ? files->fds[0] : -1, &err) == 0)
+    if (residency_lend(&e->residency, m, o, files->count > 0 ? files->fds[0] : -1, &err) == 0)
         return;
     event.state = o->use == MASTER_READ ? MASTER_CORRUPT : MASTER_FAILED;
     snprintf(event.text, sizeof(event.text), "%.*s", (int)sizeof(event.text) - 1, err.text);
@@ -410,8 +411,7 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     e->deterministic = (hello->flags & HELLO_DETERMINISTIC) != 0;
     e->rows_max = device_kind(e->device) == DEVICE_CPU ? STEP_ROWS_CPU : STEP_ROWS_CUDA;
     workspace_init(&e->workspace, e->device, e->rows_max, step_heads(e->max_batch));
-    if (flight_open(&e->flight, e->device, e->rows_max, e->max_batch, err) != 0 ||
-        staging_open(&e->residency.staging, e->device, err) != 0)
+    if (flight_open(&e->flight, e->device, e->rows_max, e->max_batch, err) != 0)
         return -1;
     if (engine_open_ranks(e, hello, err) != 0)
         return -1;
@@ -429,7 +429,6 @@ static int create_parts(struct engine *e, const struct order_hello *hello, struc
     e->swap.context = e;
     if (residency_open(&e->residency, e->arena, err) != 0)
         return -1;
-    e->residency.host.budget = device_kind(e->device) == DEVICE_CPU ? 0 : hello->host_bytes;
     e->residency.notify = send_residency;
     e->residency.master = send_master;
     e->residency.spare = kv_spare;
@@ -479,7 +478,7 @@ struct engine *engine_create(int fd, const struct order_hello *hello, struct err
     }
     event.memory_bytes = arena_bytes(e->arena, arena_handles(e->arena));
     event.handle_bytes = arena_bytes(e->arena, 1);
-    event.loads_behind = device_kind(e->device) == DEVICE_CPU;
+    event.loads_behind = e->group == NULL || device_kind(e->device) == DEVICE_CPU;
     if (e->group == NULL)
         snprintf(event.device, sizeof(event.device), "%s", device_name(e->device));
     else
@@ -504,7 +503,6 @@ void engine_destroy(struct engine *e)
     prefix_destroy(e->prefixes);
     pages_destroy(e->pages);
     arena_destroy(e->arena);
-    staging_close(&e->residency.staging);
     swap_close(&e->swap);
     flight_close(&e->flight);
     workspace_clear(&e->workspace);
@@ -517,10 +515,12 @@ void engine_destroy(struct engine *e)
 /* Sleep until an order comes, or something behind the steps is done or may tell how far it is. */
 static void sleep_behind(struct engine *e)
 {
-    struct pollfd p[2] = {{.fd = e->channel.fd, .events = POLLIN},
-                          {.fd = residency_busy(&e->residency), .events = POLLIN}};
+    const struct residency *r = &e->residency;
+    struct pollfd p[3] = {{.fd = e->channel.fd, .events = POLLIN},
+                          {.fd = r->behind.m != NULL ? r->behind.done_fd : -1, .events = POLLIN},
+                          {.fd = r->now.m != NULL ? r->now.done_fd : -1, .events = POLLIN}};
 
-    (void)poll(p, 2, PROGRESS_MS);
+    (void)poll(p, 3, PROGRESS_MS);
 }
 
 /* Take what has come; sleep first if there is nothing to do.  1: the end. */

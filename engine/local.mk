@@ -14,8 +14,6 @@ engine_libengine_a_SOURCES = \
     engine/forward.h \
     engine/group.c \
     engine/group.h \
-    engine/host_tier.c \
-    engine/host_tier.h \
     engine/loader.c \
     engine/loader.h \
     engine/logprobs.c \
@@ -71,6 +69,8 @@ modelpool_engine_SOURCES = \
     engine/bench_engine.c \
     engine/bench_engine.h \
     engine/bench_prepare.c \
+    engine/bench_rotation.c \
+    engine/bench_start.c \
     engine/bench_subject.c \
     engine/bench_subject.h \
     engine/bench_soak.c \
@@ -99,7 +99,6 @@ check_PROGRAMS += \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
     tests/unit/engine_golden_test \
-    tests/unit/engine_host_tier_test \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
@@ -121,7 +120,6 @@ TESTS += \
     tests/unit/engine_checkpoint_test \
     tests/unit/engine_f8_test \
     tests/unit/engine_golden_test \
-    tests/unit/engine_host_tier_test \
     tests/unit/engine_logprobs_test \
     tests/unit/engine_precision_test \
     tests/unit/engine_test \
@@ -177,11 +175,6 @@ tests_unit_engine_golden_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h
 tests_unit_engine_golden_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
-tests_unit_engine_host_tier_test_SOURCES = \
-    engine/random_model.c \
-    engine/random_model.h \
-    tests/unit/engine_host_tier_test.c
-tests_unit_engine_host_tier_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_logprobs_test_SOURCES = \
     tests/unit/engine_logprobs_test.c \
     tests/unit/engine_rig.c \
@@ -209,12 +202,17 @@ tests_unit_engine_tier_test_SOURCES = \
     tests/unit/engine_tier_test.c \
     tests/unit/fault.c \
     tests/unit/fault.h \
+    tests/unit/lane_rig.c \
+    tests/unit/lane_rig.h \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_engine_tier_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
 tests_unit_engine_tier_test_LDFLAGS = \
     -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=aligned_alloc \
-    -Wl,--wrap=mmap -Wl,--wrap=pread -Wl,--wrap=posix_fallocate -Wl,--wrap=pthread_create
+    -Wl,--wrap=mmap -Wl,--wrap=pread -Wl,--wrap=pwrite -Wl,--wrap=posix_fallocate \
+    -Wl,--wrap=pthread_create \
+    -Wl,--wrap=device_lane_copy -Wl,--wrap=device_lane_mark -Wl,--wrap=device_lane_wait \
+    -Wl,--wrap=device_await -Wl,--wrap=device_host_pin -Wl,--wrap=device_host_unpin
 tests_unit_engine_turn_test_SOURCES = \
     tests/unit/engine_rig.c \
     tests/unit/engine_rig.h \

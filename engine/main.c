@@ -20,14 +20,15 @@ static const char usage[] =
     "                        [--shape=NAME] [--dtype=TYPE] [--precision=exact|fast]\n"
     "                        [--batch=N] [--context=N] [--prompt=N] [--memory=MIB]\n"
     "                        [--host=MIB] [--threads=N] [--steps=N] [--models=N] [--ranks=N]\n"
-    "                        [--deterministic]\n"
+    "                        [--names=N] [--samples=N] [--deterministic]\n"
     "\n"
     "Runs the models of one instance.  modelpoold starts it, with a socket as descriptor 3\n"
     "on which it takes orders.  By hand, it only measures: what a GPU can do (limits), how near\n"
     "its own products and attention come to that (matmul, attention), and how fast it decodes and "
     "reads prompts\n"
     "with random weights of a known shape (engine), or goes from one model to another\n"
-    "(switch; --memory must hold one of them, --host both), whether its memory stays as it is\n"
+    "(switch; --memory must hold three of them, --host two, and three of 7 to 9B for the\n"
+    "rotation of --names models), whether its memory stays as it is\n"
     "over --steps of --models models with sequences that come and go (soak), or how a model's\n"
     "file (--model) becomes a master copy in shared memory (prepare).  make-model writes a model "
     "of the shape to\n"
@@ -87,6 +88,10 @@ static int parse_engine(const char *option, const char *text, struct bench_engin
             e->steps = (uint32_t)n;
         else if (strcmp(option, "models") == 0)
             e->models = (uint32_t)n;
+        else if (strcmp(option, "names") == 0)
+            e->names = (uint32_t)n;
+        else if (strcmp(option, "samples") == 0)
+            e->samples = (uint32_t)n;
         else if (strcmp(option, "batch") == 0)
             e->batch_max = (uint32_t)n;
         else if (strcmp(option, "context") == 0)
@@ -116,6 +121,7 @@ static int parse(int argc, char **argv, struct bench *bench)
         {"host", required_argument, NULL, 'e'},    {"model", required_argument, NULL, 'e'},
         {"models", required_argument, NULL, 'e'},  {"steps", required_argument, NULL, 'e'},
         {"out", required_argument, NULL, 'o'},     {"ranks", required_argument, NULL, 'e'},
+        {"names", required_argument, NULL, 'e'},   {"samples", required_argument, NULL, 'e'},
         {"deterministic", no_argument, NULL, 'd'}, {NULL, 0, NULL, 0}};
     char *end;
     int c, at;

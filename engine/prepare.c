@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/checksum.h"
+#include "common/segment.h"
 #include "engine/crew.h"
 #include "engine/weights_copy.h"
 
@@ -30,8 +31,11 @@ struct reading {
     uint32_t *order;                               /* copies by file and place in it */
     uint64_t *stored_at; /* [copies]: where in `stored` the bytes wait that are converted */
     uint8_t *stored;
-    int overlapping; /* some bytes belong to several tensors */
-    uint64_t *sums;  /* of each block */
+    atomic_uint_fast64_t *missing; /* [copies]: bytes of its file, of one that is not stored as it
+                                      lies in memory */
+    atomic_uint_fast64_t *lacking; /* [pieces]: bytes of tensors that are not there yet */
+    int overlapping;               /* some bytes belong to several tensors */
+    uint64_t *sums;                /* of each block */
     atomic_uint_fast64_t bytes;
     atomic_int direct;
 };
@@ -79,6 +83,33 @@ static int check_order(struct reading *r, struct error *err)
     return 0;
 }
 
+static int is_stored(const struct tensor_copy *c)
+{
+    return !c->convert && c->f8.cols == 0;
+}
+
+/* What each piece waits for, and each tensor that is made of what is stored. */
+static int count_bytes(struct reading *r)
+{
+    const struct model *m = r->p->m;
+
+    r->missing = calloc(m->copy_count, sizeof(*r->missing));
+    r->lacking = calloc(segment_pieces(m->range_bytes), sizeof(*r->lacking));
+    if (r->missing == NULL || r->lacking == NULL)
+        return -1;
+    for (uint32_t i = 0; i < m->copy_count; i++) {
+        const struct tensor_copy *c = &m->copies[i];
+        r->missing[i] = stored_bytes(c);
+        for (uint64_t at = c->to, n; at < c->to + c->bytes; at += n) {
+            n = SEGMENT_PIECE - at % SEGMENT_PIECE;
+            if (n > c->to + c->bytes - at)
+                n = c->to + c->bytes - at;
+            r->lacking[at / SEGMENT_PIECE] += n;
+        }
+    }
+    return 0;
+}
+
 static int describe(struct reading *r, struct error *err)
 {
     const struct model *m = r->p->m;
@@ -99,7 +130,7 @@ static int describe(struct reading *r, struct error *err)
     r->order = calloc(m->copy_count, sizeof(*r->order));
     r->stored_at = calloc(m->copy_count, sizeof(*r->stored_at));
     r->sums = calloc(blocks + 1, sizeof(*r->sums));
-    if (r->order == NULL || r->stored_at == NULL || r->sums == NULL)
+    if (r->order == NULL || r->stored_at == NULL || r->sums == NULL || count_bytes(r) != 0)
         goto nomem;
     for (uint32_t i = 0; i < m->copy_count; i++) {
         r->order[i] = i;
@@ -233,9 +264,86 @@ static uint8_t *place_of(const struct reading *r, uint32_t i)
     return c->convert ? r->stored + r->stored_at[i] : r->p->to + c->to;
 }
 
-/* Copy what the block has of tensors to their places.  0: it has none (and block may be NULL). */
-static int scatter(const struct reading *r, uint32_t file, uint64_t from, uint64_t bytes,
-                   const uint8_t *block)
+/* Bytes of tensors are there: pieces that are full now have their checksums. */
+static void arrive(struct reading *r, uint64_t at, uint64_t bytes)
+{
+    const struct prepare *p = r->p;
+
+    for (uint64_t end = at + bytes, n; at < end; at += n) {
+        uint64_t piece = at / SEGMENT_PIECE;
+        n = (piece + 1) * SEGMENT_PIECE - at;
+        if (n > end - at)
+            n = end - at;
+        if (atomic_fetch_sub(&r->lacking[piece], n) == n && p->sums != NULL)
+            p->sums[piece] = segment_piece_checksum(p->to + piece * SEGMENT_PIECE,
+                                                    segment_piece_bytes(p->m->range_bytes, piece));
+    }
+}
+
+/* To their place in the range. */
+static int put(struct reading *r, uint64_t at, const void *bytes, uint64_t count, struct error *err)
+{
+    const struct prepare *p = r->p;
+
+    for (uint64_t done = 0; p->to_fd >= 0 && done < count;) {
+        ssize_t n = pwrite(p->to_fd, (const uint8_t *)bytes + done, count - done,
+                           (off_t)(p->to_offset + at + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return error_set(err, errno == EIO ? STATUS_IO : STATUS_EXHAUSTED,
+                             "no room for a master copy of %" PRIu64 " MiB: %s: lower HostCache=",
+                             p->m->range_bytes >> 20, strerror(errno));
+        done += (uint64_t)n;
+    }
+    if (p->to_fd < 0)
+        memcpy(p->to + at, bytes, count);
+    arrive(r, at, count);
+    return 0;
+}
+
+/* What is not stored as it lies in memory: all of it is here now. */
+static int make(struct reading *r, uint32_t i, struct error *err)
+{
+    const struct model *m = r->p->m;
+    const struct tensor_copy *c = &m->copies[i];
+    float *made;
+    int rv;
+
+    if (c->f8.cols != 0) { /* in its place */
+        if (f8_spread(m, c, r->p->to + c->to, 0, c->bytes / dtype_row_bytes(DTYPE_F8, c->f8.cols),
+                      err) != 0)
+            return -1;
+        arrive(r, c->to, c->bytes);
+        return 0;
+    }
+    made = malloc(c->bytes);
+    if (made == NULL)
+        return error_set(err, STATUS_NOMEM, "no memory for tensor %s", c->name);
+    copy_convert(c, r->stored + r->stored_at[i], made);
+    rv = put(r, c->to, made, c->bytes, err);
+    free(made);
+    return rv;
+}
+
+/* A part of a tensor, from its place `at` in it. */
+static int place_part(struct reading *r, uint32_t i, uint64_t at, const uint8_t *bytes,
+                      uint64_t count, struct error *err)
+{
+    const struct tensor_copy *c = &r->p->m->copies[i];
+
+    if (is_stored(c))
+        return put(r, c->to + at, bytes, count, err);
+    memcpy(place_of(r, i) + at, bytes, count);
+    if (atomic_fetch_sub(&r->missing[i], count) != count || c->f8.cols != 0)
+        return 0;
+    return make(r, i, err);
+}
+
+/* Copy what the block has of tensors to their places.  1: it has some; 0: none (and block may be
+ * NULL). */
+static int scatter(struct reading *r, uint32_t file, uint64_t from, uint64_t bytes,
+                   const uint8_t *block, struct error *err)
 {
     const struct model *m = r->p->m;
     uint32_t end = last_copy(r, file), i = first_copy(r, file, from, end);
@@ -244,13 +352,13 @@ static int scatter(const struct reading *r, uint32_t file, uint64_t from, uint64
     for (; i < end && m->copies[r->order[i]].from < from + bytes; i++) {
         const struct tensor_copy *c = &m->copies[r->order[i]];
         uint64_t a = c->from > from ? c->from : from, z = c->from + stored_bytes(c);
-        uint8_t *place = place_of(r, r->order[i]);
 
         if (z > from + bytes)
             z = from + bytes;
         some |= z > a;
-        if (block != NULL && z > a)
-            memcpy(place + (a - c->from), block + (a - from), z - a);
+        if (block != NULL && z > a &&
+            place_part(r, r->order[i], a - c->from, block + (a - from), z - a, err) != 0)
+            return -1;
     }
     return some;
 }
@@ -267,31 +375,13 @@ static int take_block(void *context, uint64_t item, void *scratch, struct error 
     bytes = r->parts[file].size - from;
     if (bytes > PREPARE_BLOCK)
         bytes = PREPARE_BLOCK;
-    if (!r->p->hash && !scatter(r, file, from, bytes, NULL))
+    if (!r->p->hash && !scatter(r, file, from, bytes, NULL, err))
         return 0;
     if (read_block(r, file, from, bytes, scratch, err) != 0)
         return -1;
     if (r->p->hash)
         r->sums[item] = checksum64(scratch, bytes, from);
-    scatter(r, file, from, bytes, scratch);
-    return 0;
-}
-
-/* What is not stored as it lies in memory. */
-static int convert(const struct reading *r, struct error *err)
-{
-    const struct model *m = r->p->m;
-
-    for (uint32_t i = 0; i < m->copy_count; i++) {
-        const struct tensor_copy *c = &m->copies[i];
-        uint8_t *to = r->p->to + c->to;
-        if (c->f8.cols != 0 &&
-            f8_spread(m, c, to, 0, c->bytes / dtype_row_bytes(DTYPE_F8, c->f8.cols), err) != 0)
-            return -1;
-        if (c->convert)
-            copy_convert(c, r->stored + r->stored_at[i], (float *)(void *)to);
-    }
-    return 0;
+    return scatter(r, file, from, bytes, scratch, err) < 0 ? -1 : 0;
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
@@ -344,15 +434,18 @@ int prepare_run(struct prepare *p, struct error *err)
     rv = crew_run(&crew, err);
     end_direct(&r);
     p->file_bytes = r.bytes;
-    if (rv != 0)
-        goto out;
-    rv = convert(&r, err);
+    /* FP8's scales are read besides, which a direct read could not. */
+    for (uint32_t i = 0; rv == 0 && i < m->copy_count; i++)
+        if (m->copies[i].f8.cols != 0)
+            rv = make(&r, i, err);
     if (rv == 0 && p->hash)
         hash_files(&r);
 out:
     free(r.order);
     free(r.stored_at);
     free(r.stored);
+    free(r.missing);
+    free(r.lacking);
     free(r.sums);
     return rv;
 }

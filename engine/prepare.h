@@ -21,7 +21,12 @@ struct prepare {
     /* In: */
     const struct model *m;
     uint8_t *to; /* room for m->range_bytes */
-    int hash;    /* all of each file, else what holds tensors alone */
+    /* -1: it is memory.  Else a file that is mapped there, from this offset on, and still empty:
+     * what is stored as it lies in memory is written to it, which zeroes no page before. */
+    int to_fd;
+    uint64_t to_offset;
+    uint64_t *sums; /* checksums of the pieces there (segment.h), made as they are full; or NULL */
+    int hash;       /* all of each file, else what holds tensors alone */
     int never_direct;
     atomic_int *cancel;
     atomic_uint_fast64_t *done; /* counts bytes read while it goes on */
@@ -34,7 +39,7 @@ struct prepare {
 
 /* Bytes that it will read at most, for progress. */
 uint64_t prepare_total(const struct model *m);
-/* CORRUPT or IO names the tensor; UNAVAILABLE: called off. */
+/* CORRUPT or IO names the tensor; UNAVAILABLE: called off; EXHAUSTED: to_fd has no room. */
 int prepare_run(struct prepare *p, struct error *err);
 
 #endif

@@ -422,6 +422,22 @@ static struct graph *find_graph(const struct step *st, uint32_t *size)
     return NULL;
 }
 
+/* What a graph of `size` decoding rows does. */
+static void run_padded(struct flight *f, const struct model *m, struct workspace *w, uint32_t size)
+{
+    uint32_t rows[STEP_BATCH_MAX];
+    struct forward_input in;
+
+    for (uint32_t i = 0; i < size; i++)
+        rows[i] = i;
+    describe(f, &in, size, size, 1);
+    in.head_rows = rows;
+    in.head_count = size;
+    k_feed(f->device, f->there.tokens, f->picked, size);
+    forward_run(m, w, &in);
+    ask_picks(f, w, m->arch.vocabulary, size);
+}
+
 void step_launch(struct flight *f, struct step *st, struct sequence_list *seqs, struct workspace *w)
 {
     struct device *d = f->device;
@@ -431,10 +447,14 @@ void step_launch(struct flight *f, struct step *st, struct sequence_list *seqs, 
     struct graph *g = find_graph(st, &size);
 
     st->asked_us = clock_monotonic_us();
+    st->loading = st->model->arriving != NULL;
     if (g != NULL) {
         pad(st, size);
         send_plan(f, st);
-        device_replay(d, g);
+        if (st->loading) /* a graph does not wait for parts of the weights */
+            run_padded(f, st->model, w, size);
+        else
+            device_replay(d, g);
     } else {
         step_input(f, st, &in);
         if (st->fed > 0)
@@ -475,19 +495,9 @@ int step_wait(struct flight *f, struct step **st, struct error *err)
 static struct graph *record(struct flight *f, const struct model *m, struct workspace *w,
                             uint32_t size, struct error *err)
 {
-    uint32_t rows[STEP_BATCH_MAX];
-    struct forward_input in;
-
-    for (uint32_t i = 0; i < size; i++)
-        rows[i] = i;
-    describe(f, &in, size, size, 1);
-    in.head_rows = rows;
-    in.head_count = size;
     if (device_record(f->device, err) != 0)
         return NULL;
-    k_feed(f->device, f->there.tokens, f->picked, size);
-    forward_run(m, w, &in);
-    ask_picks(f, w, m->arch.vocabulary, size);
+    run_padded(f, m, w, size);
     return device_recorded(f->device, err);
 }
 

@@ -45,6 +45,7 @@ struct step {
     uint32_t *picks;  /* [STEP_BATCH_MAX]: the device's, for the host; NULL on a CPU */
     float *logits;    /* [max_batch][vocabulary], of head rows that the host samples */
     int64_t asked_us; /* when */
+    int loading;      /* its weights were arriving then */
 };
 
 /* What is in flight, and the room for it.  The device has one plan: what is asked of it happens in

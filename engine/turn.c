@@ -38,11 +38,27 @@ void turn_queue(struct engine *e, const struct order_turn *order)
     e->turns[e->turn_count++] = t;
 }
 
+/* What its model's load has taken since it was asked; waits for one that is not done. */
+static void count_load(struct engine *e, struct turn *t, struct model *m)
+{
+    struct error err = {0};
+
+    if (m == NULL)
+        return;
+    if (residency_arrive(&e->residency, m, &err) != 0 && !e->gone) {
+        log_error("instance %s: %s: everything on the device is lost", e->instance, err.text);
+        e->gone = 1;
+    }
+    t->switch_us += m->load_us;
+    m->load_us = 0;
+}
+
 /* End the running turn, all of whose steps are collected; the next one becomes the first. */
 static void end(struct engine *e, enum turn_end reason, const char *text)
 {
     struct turn t = e->turns[0];
 
+    count_load(e, &t, residency_find(&e->residency, t.order.model));
     e->turn_count--;
     memmove(e->turns, e->turns + 1, e->turn_count * sizeof(*e->turns));
     send_end(e, &t, reason, text);
@@ -208,7 +224,15 @@ static void collect(struct engine *e)
         return;
     }
     now = clock_monotonic_us();
+    if (st->loading) { /* what it took is the load's, up to its end */
+        count_load(e, t, st->model);
+        if (e->gone)
+            return;
+        if (st->model->arrived_us > t->stepped_us)
+            t->stepped_us = st->model->arrived_us < now ? st->model->arrived_us : now;
+    }
     memset(&u.event, 0, sizeof(u.event));
+    u.event.loading = (uint32_t)st->loading;
     u.event.kind = EVENT_STEP;
     u.event.turn = t->order.turn;
     u.event.batch = st->run_count;

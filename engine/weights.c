@@ -314,9 +314,12 @@ static int model_layout(struct model *m, const struct source *source, const stru
 
     if (layout_matrix(&l, ROLE_EMBEDDING, 0, &m->embedding) != 0)
         return -1;
-    for (uint32_t i = 0; i < m->arch.layers; i++)
+    m->embedding_end = l.cursor;
+    for (uint32_t i = 0; i < m->arch.layers; i++) {
         if (layout_layer(&l, i, &m->layers[i]) != 0)
             return -1;
+        m->layers[i].end = l.cursor;
+    }
     if (layout_norm(&l, ROLE_FINAL_NORM, 0, &m->final_norm) != 0)
         return -1;
     m->head = m->embedding;
@@ -534,9 +537,12 @@ static int add_parts(struct model *m, const struct source *source, const struct 
 
 static int reserve_ranges(struct model *m, struct error *err)
 {
-    m->handles = calloc(m->handle_count, sizeof(*m->handles));
-    if (m->handles == NULL)
+    m->handles = malloc(m->handle_count * sizeof(*m->handles));
+    m->mapped = malloc(m->handle_count * sizeof(*m->mapped));
+    if (m->handles == NULL || m->mapped == NULL)
         return error_set(err, STATUS_NOMEM, "no memory for the tables of model %s", m->name);
+    memset(m->handles, 0xff, m->handle_count * sizeof(*m->handles)); /* none */
+    memset(m->mapped, 0xff, m->handle_count * sizeof(*m->mapped));
     for (uint32_t i = 0; i < m->part_count; i++) {
         struct model *part = m->parts[i];
         part->range =
@@ -588,6 +594,9 @@ static void part_close(struct model *m)
 {
     for (uint32_t i = 0; i < MODEL_GRAPHS; i++)
         device_graph_free(model_device(m), m->graphs[i]);
+    for (uint32_t i = 0; m->mapped != NULL && m->range != NULL && i < m->handle_count; i++)
+        if (m->mapped[i] != UINT32_MAX)
+            device_unmap(model_device(m), m->range + i * arena_handle_bytes(m->arena), 1);
     if (m->range != NULL)
         device_release(model_device(m), m->range, m->handle_count * arena_handle_bytes(m->arena));
     free(m->copies);
@@ -609,6 +618,7 @@ void model_close(struct model *m)
         if (m->fds[i] >= 0)
             close(m->fds[i]);
     free(m->handles);
+    free(m->mapped);
     free(m);
 }
 

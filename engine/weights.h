@@ -47,9 +47,16 @@ struct layer_weights {
     /* Where its keys and values lie: layer cache_layer of model.kv, or of kv_local. */
     uint32_t cache_layer;
     int cache_local;
+    uint64_t end; /* of its tensors, in the range */
 };
 
 #define MODEL_GRAPHS 13u
+
+/* Weights on their way: those before a mark of the lane are there once it is met. */
+struct arrival {
+    struct device_lane *lane;
+    uint64_t mark_bytes; /* of the range, between marks */
+};
 
 struct tensor_copy; /* where in which file, where in the range */
 
@@ -77,6 +84,7 @@ struct model {
     struct weight embedding, head;
     const float *final_norm;
     struct layer_weights *layers;
+    uint64_t embedding_end; /* in the range */
 
     struct tensor_copy *copies;
     uint32_t copy_count;
@@ -86,14 +94,21 @@ struct model {
     uint8_t *range;
     uint64_t range_bytes; /* of it that the layout uses */
     uint64_t layout;      /* digest of which tensor lies where in it, as what type */
-    uint8_t *master;      /* on a GPU: the same bytes in host memory (host_tier.h), or NULL */
-    struct master copy;   /* on a CPU: the daemon's master copy, if it has lent one */
+    struct master copy;   /* the daemon's master copy, if it has lent one */
     int pinned;           /* not to be evicted */
     uint32_t owner;       /* in the arena */
     uint32_t *handles;    /* room for handle_count; in use while resident */
     uint32_t handle_count;
     int resident;
     uint64_t used; /* stamp of the last use, for eviction */
+    /* Loaded by a lane: what is mapped at each handle's place stays so while it is not resident,
+     * for nothing looks there then.  UINT32_MAX: nothing is. */
+    int by_lane;
+    int in_loader; /* a loader has it, and its master copy */
+    uint32_t *mapped;
+    const struct arrival *arriving; /* resident, but wait by model_await(); NULL: all is there */
+    int64_t arrived_us;             /* when the last load was done (clock_monotonic_us()) */
+    uint64_t load_us;               /* of loads that turns waited for and have not counted yet */
     /* On a GPU: decode steps by their rows (step.h), and what addresses they were recorded with. */
     struct graph *graphs[MODEL_GRAPHS];
     uint64_t graphs_generation;
@@ -121,19 +136,16 @@ uint64_t model_kv_token_bytes(const struct model *m);
  * to step_rows of its tokens. */
 uint64_t model_kv_handles(const struct model *m, uint64_t tokens, uint32_t step_rows);
 
-/* Read all tensors to `to`, as they lie in the range.  CORRUPT or IO names the tensor. */
-int model_read(const struct model *m, uint8_t *to, struct error *err);
-
-/* The same of one part, on a CPU, to where it is mapped.  *read counts bytes of the files while it
- * goes on; *cancel ends it, UNAVAILABLE. */
+/* Read a part's tensors to where it is mapped on a CPU, as they lie in the range.  *read counts
+ * bytes of the files while it goes on; *cancel ends it, UNAVAILABLE.  CORRUPT or IO names the
+ * tensor. */
 int model_read_part(const struct model *part, atomic_int *cancel, atomic_uint_fast64_t *read,
                     struct error *err);
 
-/* Where weights wait between file and device: nothing on a CPU, whose memory is read into. */
+/* Where weights wait between file and device, if there is no master copy. */
 struct staging {
     struct device *device;
-    uint8_t *buffers; /* STAGING_BUFFERS of STAGING_BYTES, of device_host_alloc(); NULL on a CPU */
-    uint32_t next;    /* the one to be filled */
+    uint8_t *buffers; /* STAGING_BUFFERS of STAGING_BYTES, of device_host_alloc() */
 };
 #define STAGING_BYTES   ((uint64_t)16 << 20)
 #define STAGING_BUFFERS 2u
@@ -150,10 +162,14 @@ int model_take(struct model *m, struct error *err);
 int model_map(struct model *m, struct error *err);
 void model_give(struct model *m, int mapped);
 
-/* On a GPU: take handles, map them and copy the weights in, from the master copy if there is one.
- * EXHAUSTED if too few handles are free; CORRUPT or IO names the tensor that could not be read.  On
- * failure nothing is held.  (A CPU: loader.h.) */
-int model_load(struct model *m, struct staging *s, struct error *err);
+/* By a lane: the handles that lie in [from, to) of the range are mapped. */
+int model_place(struct model *m, uint64_t from, uint64_t to, struct error *err);
+/* From the files to the mapped range, by way of s and the lane, whose marks it uses; *bytes counts
+ * what was read.  CORRUPT or IO names the tensor; UNAVAILABLE: cancel became 1. */
+int model_stage(const struct model *m, struct staging *s, struct device_lane *lane,
+                const atomic_int *cancel, uint64_t *bytes, struct error *err);
+/* What the device is asked for from now on waits for the range's first `end` bytes. */
+void model_await(const struct model *m, uint64_t end);
 void model_unload(struct model *m);
 
 #endif

@@ -8,8 +8,6 @@
 #include "engine/weights.h"
 #include "engine/weights_copy.h"
 
-/* Of a master copy that goes over the wire at once. */
-#define MASTER_PIECE ((uint64_t)64 << 20)
 /* Of rows that are read for a slice of them: one row at least. */
 #define SLICES_BYTES ((uint64_t)256 << 10)
 
@@ -125,10 +123,7 @@ int model_tune(const struct model *m, struct error *err)
 
 int staging_open(struct staging *s, struct device *d, struct error *err)
 {
-    memset(s, 0, sizeof(*s));
     s->device = d;
-    if (device_kind(d) == DEVICE_CPU)
-        return 0;
     s->buffers = device_host_alloc(d, STAGING_BUFFERS * STAGING_BYTES, err);
     return s->buffers == NULL ? -1 : 0;
 }
@@ -138,16 +133,6 @@ void staging_close(struct staging *s)
     if (s->device != NULL)
         device_host_free(s->device, s->buffers);
     memset(s, 0, sizeof(*s));
-}
-
-/* The next buffer, when what it held has arrived. */
-static uint8_t *staging_take(struct staging *s)
-{
-    if (s->next == STAGING_BUFFERS) {
-        device_sync(s->device);
-        s->next = 0;
-    }
-    return s->buffers + s->next++ * STAGING_BYTES;
 }
 
 static uint64_t stored_size(const struct tensor_copy *c)
@@ -198,16 +183,6 @@ int read_part(const struct model *m, const struct tensor_copy *c, uint8_t *to, u
     return read_weights(m, c, to, c->from + at, bytes, err);
 }
 
-int model_read(const struct model *m, uint8_t *to, struct error *err)
-{
-    for (uint32_t i = 0; i < m->copy_count; i++) {
-        const struct tensor_copy *c = &m->copies[i];
-        if (read_part(m, c, to + c->to, 0, c->bytes, err) != 0)
-            return -1;
-    }
-    return 0;
-}
-
 int model_read_part(const struct model *part, atomic_int *cancel, atomic_uint_fast64_t *read,
                     struct error *err)
 {
@@ -225,44 +200,59 @@ int model_read_part(const struct model *part, atomic_int *cancel, atomic_uint_fa
 
 _Static_assert(ENGINE_COLS_MAX * sizeof(float) <= STAGING_BYTES, "a vector fits into a buffer");
 
-/* A tensor by way of the buffers. */
-static int stage_tensor(const struct model *m, const struct tensor_copy *c, struct staging *s,
-                        struct error *err)
+/* Tensors on their way through the buffers. */
+struct stage {
+    const struct model *m;
+    struct staging *buffers;
+    struct device_lane *lane;
+    const atomic_int *cancel;
+    uint64_t sent; /* buffers so far */
+};
+
+static int stage_tensor(struct stage *s, const struct tensor_copy *c, struct error *err)
 {
-    uint8_t *to = m->range + c->to;
+    uint8_t *to = s->m->range + c->to;
     uint64_t row = c->f8.cols != 0 ? dtype_row_bytes(DTYPE_F8, c->f8.cols) : 1;
     uint64_t most = STAGING_BYTES / row * row;
 
     for (uint64_t at = 0, n; at < c->bytes; at += n) {
-        uint8_t *buffer = staging_take(s);
-        n = c->bytes - at < most ? c->bytes - at : most;
-        if (read_part(m, c, buffer, at, n, err) != 0)
+        uint32_t number = (uint32_t)(s->sent % STAGING_BUFFERS);
+        uint8_t *buffer = s->buffers->buffers + number * STAGING_BYTES;
+        if (atomic_load(s->cancel))
+            return error_set(err, STATUS_UNAVAILABLE, "model %s: its load was called off",
+                             s->m->name);
+        /* What the buffer held has arrived. */
+        if (s->sent >= STAGING_BUFFERS && device_lane_wait(s->lane, number, err) != 0)
             return -1;
-        device_copy(s->device, to + at, buffer, n);
+        n = c->bytes - at < most ? c->bytes - at : most;
+        if (read_part(s->m, c, buffer, at, n, err) != 0)
+            return -1;
+        device_lane_copy(s->lane, to + at, buffer, n);
+        device_lane_mark(s->lane, number);
+        s->sent++;
     }
     return 0;
 }
 
-/* Into a GPU's range, the fastest way there is. */
-static int fill_range(const struct model *m, struct staging *s, struct error *err)
+int model_stage(const struct model *m, struct staging *s, struct device_lane *lane,
+                const atomic_int *cancel, uint64_t *bytes, struct error *err)
 {
-    if (m->master == NULL) {
-        for (uint32_t i = 0; i < m->copy_count; i++)
-            if (stage_tensor(m, &m->copies[i], s, err) != 0)
-                return -1;
+    struct stage stage = {m, s, lane, cancel, 0};
+
+    for (uint32_t i = 0; i < m->copy_count; i++) {
+        if (stage_tensor(&stage, &m->copies[i], err) != 0)
+            return -1;
+        *bytes += m->copies[i].bytes;
     }
-    for (uint64_t at = 0, n; m->master != NULL && at < m->range_bytes; at += n) {
-        n = m->range_bytes - at < MASTER_PIECE ? m->range_bytes - at : MASTER_PIECE;
-        device_copy(s->device, m->range + at, m->master + at, n);
-    }
-    return device_check(s->device, err);
+    return 0;
 }
 
 int model_take(struct model *m, struct error *err)
 {
     struct arena *a = m->arena;
 
-    if (arena_take(a, m->owner, m->handles, m->handle_count) == 0)
+    if (m->by_lane ? arena_take_again(a, m->owner, m->handles, m->handle_count) == 0
+                   : arena_take(a, m->owner, m->handles, m->handle_count) == 0)
         return 0;
     return error_set(err, STATUS_EXHAUSTED,
                      "model %s needs %" PRIu32 " handles and %" PRIu32 " are free", m->name,
@@ -284,31 +274,32 @@ int model_map(struct model *m, struct error *err)
 
 void model_give(struct model *m, int mapped)
 {
-    for (uint32_t i = 0; mapped && i < m->part_count; i++)
+    for (uint32_t i = 0; mapped && !m->by_lane && i < m->part_count; i++)
         device_unmap(model_device(m->parts[i]), m->parts[i]->range, m->handle_count);
     for (uint32_t i = 0; i < m->handle_count; i++)
         arena_give(m->arena, m->owner, m->handles[i]);
 }
 
-int model_load(struct model *m, struct staging *s, struct error *err)
+int model_place(struct model *m, uint64_t from, uint64_t to, struct error *err)
 {
-    if (model_take(m, err) != 0)
-        return -1;
-    if (model_map(m, err) != 0) {
-        model_give(m, 0);
-        return -1;
-    }
-    for (uint32_t i = 0; i < m->part_count; i++) {
-        struct staging part = *s;
-        part.device = model_device(m->parts[i]);
-        part.next = 0; /* the last load has been waited for */
-        if (fill_range(m->parts[i], &part, err) != 0) {
-            model_give(m, 1);
+    uint64_t size = arena_handle_bytes(m->arena);
+
+    for (uint64_t i = from / size; i * size < to; i++) {
+        int had = m->mapped[i] != UINT32_MAX;
+        if (m->mapped[i] == m->handles[i])
+            continue;
+        m->mapped[i] = UINT32_MAX;
+        if (device_remap(arena_device(m->arena), m->range + i * size, had, m->handles[i], err) != 0)
             return -1;
-        }
+        m->mapped[i] = m->handles[i];
     }
-    m->resident = 1;
     return 0;
+}
+
+void model_await(const struct model *m, uint64_t end)
+{
+    if (m->arriving != NULL && end > 0)
+        device_await(m->arriving->lane, (uint32_t)((end - 1) / m->arriving->mark_bytes));
 }
 
 void model_unload(struct model *m)

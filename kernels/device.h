@@ -28,6 +28,15 @@ struct device_ops {
     void *(*host_alloc)(struct device *d, uint64_t bytes, struct error *err);
     void (*host_free)(struct device *d, void *p);
     void (*copy)(struct device *d, void *to, const void *from, uint64_t bytes);
+    int (*host_pin)(struct device *d, void *p, uint64_t bytes, struct error *err);
+    void (*host_unpin)(struct device *d, void *p);
+    struct device_lane *(*lane_open)(struct device *d, struct error *err);
+    void (*lane_close)(struct device_lane *l);
+    void (*lane_follow)(struct device_lane *l);
+    void (*lane_copy)(struct device_lane *l, void *to, const void *from, uint64_t bytes);
+    void (*lane_mark)(struct device_lane *l, uint32_t number);
+    int (*lane_wait)(struct device_lane *l, uint32_t number, struct error *err);
+    void (*lane_await)(struct device_lane *l, uint32_t number);
 
     void (*copy_now)(struct device *d, void *to, const void *from, uint64_t bytes);
     void (*move_begin)(struct device *d, enum device_way way, uint32_t number);
@@ -46,6 +55,7 @@ struct device_ops {
     int (*map)(struct device *d, void *range, const uint32_t *handles, uint32_t count,
                struct error *err);
     void (*unmap)(struct device *d, void *range, uint32_t count);
+    int (*remap)(struct device *d, void *at, int mapped, uint32_t handle, struct error *err);
     int (*tune)(struct device *d, const struct weight *w, struct error *err);
     int (*record)(struct device *d, struct error *err);
     struct graph *(*recorded)(struct device *d, struct error *err);

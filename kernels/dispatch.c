@@ -129,6 +129,53 @@ void device_move_join(struct device *d)
     d->ops->move_join(d);
 }
 
+int device_host_pin(struct device *d, void *p, uint64_t bytes, struct error *err)
+{
+    return d->ops->host_pin(d, p, bytes, err);
+}
+
+void device_host_unpin(struct device *d, void *p)
+{
+    d->ops->host_unpin(d, p);
+}
+
+struct device_lane *device_lane_open(struct device *d, struct error *err)
+{
+    return d->ops->lane_open(d, err);
+}
+
+void device_lane_close(struct device_lane *l)
+{
+    if (l)
+        l->device->ops->lane_close(l);
+}
+
+void device_lane_follow(struct device_lane *l)
+{
+    l->device->ops->lane_follow(l);
+}
+
+void device_lane_copy(struct device_lane *l, void *to, const void *from, uint64_t bytes)
+{
+    if (bytes > 0)
+        l->device->ops->lane_copy(l, to, from, bytes);
+}
+
+void device_lane_mark(struct device_lane *l, uint32_t number)
+{
+    l->device->ops->lane_mark(l, number);
+}
+
+int device_lane_wait(struct device_lane *l, uint32_t number, struct error *err)
+{
+    return l->device->ops->lane_wait(l, number, err);
+}
+
+void device_await(struct device_lane *l, uint32_t number)
+{
+    l->device->ops->lane_await(l, number);
+}
+
 uint64_t device_handle_bytes(const struct device *d)
 {
     return d->ops->handle_bytes;
@@ -160,6 +207,11 @@ void device_unmap(struct device *d, void *range, uint32_t count)
 {
     if (count > 0)
         d->ops->unmap(d, range, count);
+}
+
+int device_remap(struct device *d, void *at, int mapped, uint32_t handle, struct error *err)
+{
+    return d->ops->remap(d, at, mapped, handle, err);
 }
 
 int device_tune(struct device *d, const struct weight *w, struct error *err)

@@ -219,6 +219,34 @@ void device_move_after(struct device *d, enum device_way way);
 /* Operations that are asked for later come after all pieces of both ways so far. */
 void device_move_join(struct device *d);
 
+/* Let the device copy from host memory of another kind (a mapped file) at full speed, or no longer;
+ * by any thread.  A piece is unpinned as it was pinned; a copy from pinned memory stays within one
+ * piece.  On failure it is as it was, and copies from it are slower. */
+int device_host_pin(struct device *d, void *p, uint64_t bytes, struct error *err);
+void device_host_unpin(struct device *d, void *p);
+
+/*
+ * A lane: a second order of things beside the device's operations, of copies from host memory
+ * alone.  One thread at a time may use it, which may be another than the operations'; what says so
+ * below is the operations' thread's.  A CPU's copies are done when the call returns.
+ */
+struct device_lane {
+    struct device *device;
+};
+#define DEVICE_LANE_MARKS 256u
+struct device_lane *device_lane_open(struct device *d, struct error *err);
+void device_lane_close(struct device_lane *l);
+/* What is asked of the lane from now on waits for what the device was asked for before; of the
+ * operations' thread, while no other uses the lane. */
+void device_lane_follow(struct device_lane *l);
+void device_lane_copy(struct device_lane *l, void *to, const void *from, uint64_t bytes);
+/* Remember this place in the lane, to wait for the copies before it: by the host, or by what the
+ * device is asked for from now on (device_await(), of the operations' thread, once the mark was
+ * made).  A number may be used again.  -1: some copy has failed. */
+void device_lane_mark(struct device_lane *l, uint32_t number);
+int device_lane_wait(struct device_lane *l, uint32_t number, struct error *err);
+void device_await(struct device_lane *l, uint32_t number);
+
 /* Physical memory in pieces that are all alike, called handles, and ranges of addresses into which
  * they are mapped; a handle may be mapped at several places at once. */
 uint64_t device_handle_bytes(const struct device *d);
@@ -234,6 +262,10 @@ int device_map(struct device *d, void *range, const uint32_t *handles, uint32_t 
                struct error *err);
 /* Waits for what the device was asked for before. */
 void device_unmap(struct device *d, void *range, uint32_t count);
+/* Map one handle in place of the one that is mapped there (mapped 1), or of none; by any thread,
+ * without waiting: nothing that the device was asked for uses the place.  On failure nothing is
+ * mapped there. */
+int device_remap(struct device *d, void *at, int mapped, uint32_t handle, struct error *err);
 
 /* Choose how products with this matrix are done best, by trying, for every number of rows: done
  * once per shape and remembered.  w->data is not followed.  Never called while a request runs. */

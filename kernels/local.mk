@@ -20,6 +20,7 @@ kernels_libkernels_a_SOURCES = \
 	kernels/cpu/device.c \
 	kernels/cpu/device.h \
 	kernels/cpu/isa.h \
+	kernels/cpu/lane.c \
 	kernels/cpu/memory.c \
 	kernels/cpu/move.c \
 	kernels/cpu/ops.c \

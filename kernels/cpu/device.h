@@ -43,6 +43,17 @@ void cpu_release(struct device *d, void *range, uint64_t bytes);
 int cpu_map(struct device *d, void *range, const uint32_t *handles, uint32_t count,
             struct error *err);
 void cpu_unmap(struct device *d, void *range, uint32_t count);
+int cpu_remap(struct device *d, void *at, int mapped, uint32_t handle, struct error *err);
+
+/* lane.c's. */
+int cpu_host_pin(struct device *d, void *p, uint64_t bytes, struct error *err);
+void cpu_host_unpin(struct device *d, void *p);
+struct device_lane *cpu_lane_open(struct device *d, struct error *err);
+void cpu_lane_close(struct device_lane *l);
+void cpu_lane_follow(struct device_lane *l);
+void cpu_lane_copy(struct device_lane *l, void *to, const void *from, uint64_t bytes);
+void cpu_lane_mark(struct device_lane *l, uint32_t number);
+int cpu_lane_wait(struct device_lane *l, uint32_t number, struct error *err);
 
 /* move.c's. */
 void cpu_move_begin(struct device *d, enum device_way way, uint32_t number);

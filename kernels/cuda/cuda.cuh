@@ -92,6 +92,7 @@ void cuda_free(struct device *d, void *p);
 void *cuda_host_alloc(struct device *d, uint64_t bytes, struct error *err);
 void cuda_host_free(struct device *d, void *p);
 void cuda_copy(struct device *d, void *to, const void *from, uint64_t bytes);
+int cuda_remap(struct device *d, void *at, int mapped, uint32_t handle, struct error *err);
 int cuda_pool(struct device *d, uint32_t count, struct error *err);
 void *cuda_reserve(struct device *d, uint64_t bytes, struct error *err);
 void cuda_release(struct device *d, void *range, uint64_t bytes);
@@ -110,6 +111,16 @@ void cuda_move_end(struct device *d, enum device_way way, uint32_t number);
 int cuda_move_done(struct device *d, enum device_way way, uint32_t number, int wait, uint64_t *us);
 void cuda_move_after(struct device *d, enum device_way way);
 void cuda_move_join(struct device *d);
+/* lane.cu */
+int cuda_host_pin(struct device *d, void *p, uint64_t bytes, struct error *err);
+void cuda_host_unpin(struct device *d, void *p);
+struct device_lane *cuda_lane_open(struct device *d, struct error *err);
+void cuda_lane_close(struct device_lane *l);
+void cuda_lane_follow(struct device_lane *l);
+void cuda_lane_copy(struct device_lane *l, void *to, const void *from, uint64_t bytes);
+void cuda_lane_mark(struct device_lane *l, uint32_t number);
+int cuda_lane_wait(struct device_lane *l, uint32_t number, struct error *err);
+void cuda_lane_await(struct device_lane *l, uint32_t number);
 
 /* attention.cu: what its kernels need beside their arguments, into c->attention.  close() also
  * after a failed or no open(). */

@@ -8,7 +8,8 @@
 
 #include "kernels/kernels.h"
 
-#define LIMIT_SAMPLES_MAX 32u
+#define LIMIT_SAMPLES_MAX 32u  /* that probes take */
+#define LIMIT_ROOM        128u /* for those of benches that need more */
 
 /* What to measure: bits. */
 enum limits {
@@ -26,10 +27,13 @@ struct limit {
     const char *name;   /* "hbm read" */
     const char *params; /* "64 MiB chunks"; "" */
     const char *unit;   /* "GB/s", "TFLOP/s", "ms", "us" */
-    double samples[LIMIT_SAMPLES_MAX];
+    double samples[LIMIT_ROOM];
     uint32_t count;
     double bytes; /* that one sample moves; 0: none are counted */
     double flops; /* that one sample computes; 0: none are counted */
+    /* What the median must come to; LIMIT_NONE: nothing is asked. */
+    enum limit_bound { LIMIT_NONE, LIMIT_MOST, LIMIT_LEAST } bound;
+    double limit;
 };
 
 /* One figure is there; or (samples 0) one yes/no finding, with its answer in `bytes` as 1 or 0. */

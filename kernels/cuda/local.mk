@@ -35,6 +35,7 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/matmul.cuh \
 	kernels/cuda/matmul_bf16.cu \
 	kernels/cuda/matmul_f32.cu \
+	kernels/cuda/lane.cu \
 	kernels/cuda/memory.cu \
 	kernels/cuda/move.cu \
 	kernels/cuda/nccl.cu \

@@ -250,3 +250,25 @@ void cuda_unmap(struct device *d, void *range, uint32_t count)
     if (!unmapped(c->vmm, (CUdeviceptr)range, count))
         cuda_note(c, cudaErrorInvalidValue);
 }
+
+int cuda_remap(struct device *d, void *at, int mapped, uint32_t handle, struct error *err)
+{
+    struct cuda_device *c = (struct cuda_device *)d;
+    struct vmm *v = c->vmm;
+    CUmemAccessDesc access = {v->prop.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    CUdeviceptr place = (CUdeviceptr)at;
+    CUresult r = CUDA_SUCCESS;
+
+    if (cudaSetDevice(c->gpu) != cudaSuccess || handle >= v->count)
+        return error_set(err, STATUS_INVALID, "handle %u: there are %u", handle, v->count);
+    if (mapped)
+        r = v->unmap(place, CUDA_HANDLE_BYTES);
+    if (r == CUDA_SUCCESS)
+        r = v->map(place, CUDA_HANDLE_BYTES, 0, v->handles[handle], 0);
+    if (r == CUDA_SUCCESS) {
+        r = v->access(place, CUDA_HANDLE_BYTES, &access, 1);
+        if (r != CUDA_SUCCESS)
+            v->unmap(place, CUDA_HANDLE_BYTES);
+    }
+    return r == CUDA_SUCCESS ? 0 : driver_failed(err, r, STATUS_INTERNAL, "cannot map a handle");
+}

@@ -121,6 +121,7 @@ static void host_cache(void **state)
         {"Instance=g Device=cuda Memory=1G\n", 0, PIN_NONE},
         {"Instance=g Device=cuda Memory=1G Nodes=other\n", 1, PIN_NONE},
         {"HostCache=1G\nModel=b Path=/b Pin=Host\n", 0, PIN_HOST},
+        {"Instance=g Device=cuda Memory=1G\nModel=b Path=/b Pin=host\n", 0, PIN_HOST},
         {"HostCache=0\nModel=b Path=/b Pin=gpu\n", 1, PIN_GPU},
         {"Instance=g Device=cuda Memory=1G\nHostCache=0\n", 1, PIN_NONE},
     };
@@ -207,8 +208,6 @@ static void what_is_wrong_is_named(void **state)
          "Deterministic: \"maybe\" is neither yes nor no"},
         {GOOD "Model=b Path=/x Pin=disk\n", "Pin: \"disk\" is neither host nor gpu"},
         {GOOD "Model=b Path=/x Pin=host\n", "Model=b: Pin=host needs HostCache="},
-        {GOOD "Model=b Path=/x Pin=host\nInstance=g Device=cuda Memory=1G\n",
-         "Model=b: Pin=host is for nodes without Device=cuda"},
         {GOOD "HostCacheDir=shm\n", "must be an absolute path"},
         {GOOD "Slo=x TTFT=1\n", "TBT= is missing"},
         {GOOD "Slo=x TTFT=nan TBT=1\n", "is no time"},

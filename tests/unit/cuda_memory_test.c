@@ -1,6 +1,9 @@
 /*
  * cuda_memory_test.c - handles, ranges, recorded operations and moves on a GPU
  */
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "tests/unit/cuda_compare.h"
 
 #define HANDLES 5u
@@ -227,12 +230,70 @@ static void test_copy_now(void **state)
     device_free(gpu, to);
 }
 
+/* Copies of a lane, from a mapped file that is pinned, are met by what waits for them; a place is
+ * mapped anew while another one is copied to. */
+static void test_lane(void **state)
+{
+    static const uint32_t handles[] = {0, 1};
+    enum { WORDS = 1 << 20, PARTS = 4 };
+    struct error err;
+    float got[8];
+
+    NEED_GPU(state);
+    uint64_t bytes = device_handle_bytes(gpu);
+    struct device_lane *lane = device_lane_open(gpu, &err);
+    assert_non_null(lane);
+    int fd = memfd_create("lane", MFD_CLOEXEC);
+    uint64_t size = (uint64_t)WORDS * PARTS * sizeof(float);
+    assert_true(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+    float *host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(host != MAP_FAILED);
+    for (uint32_t i = 0; i < WORDS * PARTS; i++)
+        host[i] = (float)(i / WORDS + 1);
+    for (uint32_t i = 0; i < PARTS; i++)
+        if (device_host_pin(gpu, host + i * WORDS, WORDS * sizeof(float), &err) != 0)
+            fail_msg("%s", err.text);
+    assert_int_equal(mprotect(host, size, PROT_READ), 0);
+    assert_int_equal(device_host_pin(gpu, NULL, 4096, &err), -1);
+    float *at = device_reserve(gpu, 2 * bytes, &err), *out = there(NULL, sizeof(got));
+    assert_non_null(at);
+    for (uint32_t turn = 0; turn < 6; turn++) {
+        assert_int_equal(device_remap(gpu, at, turn > 0, handles[turn % 2], &err), 0);
+        assert_int_equal(
+            device_remap(gpu, (char *)at + bytes, turn > 0, handles[(turn + 1) % 2], &err), 0);
+        device_lane_follow(lane);
+        for (uint32_t i = 0; i < PARTS; i++) {
+            device_lane_copy(lane, at + i * WORDS, host + i * WORDS, WORDS * sizeof(float));
+            device_lane_mark(lane, i);
+        }
+        for (uint32_t i = 0; i < PARTS; i++) {
+            device_await(lane, i);
+            k_scale(gpu, at + (i + 1) * WORDS - 1, 1, 1, (float)(turn + 2), 0);
+            device_copy(gpu, out + i, at + (i + 1) * WORDS - 1, sizeof(float));
+        }
+        fetch(got, out, PARTS * sizeof(float));
+        for (uint32_t i = 0; i < PARTS; i++)
+            assert_true(got[i] == (float)((i + 1) * (turn + 2)));
+        assert_int_equal(device_lane_wait(lane, PARTS - 1, &err), 0);
+    }
+    device_unmap(gpu, at, 2);
+    device_release(gpu, at, 2 * bytes);
+    device_free(gpu, out);
+    for (uint32_t i = 0; i < PARTS; i++)
+        device_host_unpin(gpu, host + i * WORDS);
+    munmap(host, size);
+    close(fd);
+    device_lane_close(lane);
+    assert_int_equal(device_check(gpu, &err), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pool),  cmocka_unit_test(test_pool_too_large),
         cmocka_unit_test(test_graph), cmocka_unit_test(test_moves),
         cmocka_unit_test(test_join),  cmocka_unit_test(test_copy_now),
+        cmocka_unit_test(test_lane),
     };
     gpu = device_create_cuda(0, PRECISION_EXACT, ROWS_MAX, COLS_MAX, &why);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,9 +21,12 @@
 #include "engine/turn.h"
 #include "tests/unit/engine_rig.h"
 #include "tests/unit/fault.h"
+#include "tests/unit/lane_rig.h"
 #include "tests/unit/tiny_gguf.h"
 
 #define HANDLE rig_handle()
+#define DEVICE (uint32_t)(rig_device() == RIG_CPU ? DEVICE_CPU : DEVICE_CUDA)
+#define PIECE  4096u /* of a lane, so that a tiny model has many */
 #define TOKENS 24u
 #define MODELS 3u /* 1 and 2 of one file, 3 of another */
 
@@ -35,9 +38,24 @@ static const uint32_t prompt[] = {72, 101, 108, 108, 111, 256, 32, 119, 111, 114
 
 /* --- helpers ---------------------------------------------------------------------------------- */
 
+static int by_lane; /* the engine loads as a GPU's does */
+
+static void open_engine(struct rig *r, uint64_t memory)
+{
+    struct residency *y;
+    struct error err;
+
+    rig_open(r, memory, 1, 8);
+    y = &r->e->residency;
+    if (by_lane && rig_device() == RIG_CPU && residency_open_lanes(y, &err) != 0)
+        fail_msg("%s", err.text);
+    if (rig_device() == RIG_CPU)
+        y->now.lane_piece = y->behind.lane_piece = PIECE;
+}
+
 static void open_models(struct rig *r, uint64_t memory)
 {
-    rig_open(r, memory, 1, 8);
+    open_engine(r, memory);
     for (uint32_t id = 1; id <= MODELS; id++) {
         rig_model(r, id, paths[id == 3], 0);
         if (!r->model.ok)
@@ -67,12 +85,17 @@ static void lend(struct rig *r, uint32_t model, enum master_use use, int fd)
 
 static void lend_empty(struct rig *r, uint32_t model)
 {
+    char path[160];
+
+    /* The one before may still be read from. */
+    snprintf(path, sizeof(path), "%s/fresh", folder);
+    (void)unlink(path);
     lend(r, model, MASTER_FILL, open_file("fresh", O_RDWR | O_CREAT | O_TRUNC));
 }
 
 static void lend_complete(struct rig *r, uint32_t model)
 {
-    int fd = open(complete, O_RDONLY | O_CLOEXEC);
+    int fd = open(complete, (rig_device() == RIG_CPU ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 
     assert_true(fd >= 0);
     lend(r, model, MASTER_READ, fd);
@@ -130,7 +153,7 @@ static void test_prepare_and_read(void **state)
     assert_int_equal(r.residency.file_bytes, 0);
     assert_int_equal(r.masters[MASTER_COMPLETE], 1);
     /* Another name takes the same file, read-only. */
-    segment_key(complete_key, (const uint8_t(*)[SEGMENT_KEY])r.master.hashes, 1, 0,
+    segment_key(complete_key, (const uint8_t(*)[SEGMENT_KEY])r.master.hashes, 1, DEVICE,
                 r.e->residency.models[0]->layout);
     lend(&r, 2, MASTER_READ, open_file("fresh", O_RDONLY));
     check_answer(&r, 2);
@@ -323,6 +346,8 @@ static void fail_each(int how)
 static void test_faults(void **state)
 {
     (void)state;
+    if (rig_device() != RIG_CPU)
+        skip(); /* they would fail in the middle of CUDA's own, too */
     for (int how = 0; how < 4; how++)
         fail_each(how);
 }
@@ -378,7 +403,7 @@ static void test_unload_calls_off(void **state)
     struct rig r;
 
     (void)state;
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < (rig_device() == RIG_CPU ? 20 : 4); i++) {
         open_models(&r, 8 * HANDLE);
         lend_empty(&r, 1);
         prefetch(&r, 1, 0);
@@ -458,7 +483,7 @@ static void test_pinned_stays(void **state)
     struct rig r;
 
     (void)state;
-    rig_open(&r, 3 * HANDLE, 1, 8);
+    open_engine(&r, 3 * HANDLE);
     r.flags = MODEL_PINNED;
     rig_model(&r, 1, paths[0], 0);
     r.flags = 0;
@@ -475,6 +500,178 @@ static void test_pinned_stays(void **state)
     rig_ref(&r, ORDER_UNLOAD, 1, 0);
     assert_false(r.e->residency.models[0]->resident);
     rig_close(&r);
+}
+
+/* --- by a lane -------------------------------------------------------------------------------- */
+
+/* Steps begin while copies wait, and use nothing that they have not waited for. */
+static void test_steps_behind_a_load(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    if (!by_lane || rig_device() != RIG_CPU)
+        skip();
+    open_models(&r, 8 * HANDLE);
+    lend_complete(&r, 1);
+    residency_poll(&r.e->residency);
+    wait_behind(&r); /* it is pinned */
+    assert_int_equal(lane_rig.pins, 1);
+    lane_rig.slow = 1;
+    lane_rig.end_ms = 50;
+    for (int i = 0; i < 3; i++) {
+        rig_ref(&r, ORDER_UNLOAD, 1, 0);
+        lane_rig.awaits = 0;
+        check_answer(&r, 1);
+        assert_true(lane_rig.awaits >= 4); /* embedding, two layers, head */
+        assert_true(r.turn_end.switch_us >= 50000);
+        assert_true(r.turn_end.step_us > 0);
+        assert_int_equal(r.turn_end.switch_bytes, r.residency.bytes);
+        assert_int_equal(r.residency.file_bytes, 0);
+    }
+    /* A turn comes while it is on its way behind the steps. */
+    rig_ref(&r, ORDER_UNLOAD, 1, 0);
+    prefetch(&r, 1, 0);
+    lane_rig.awaits = 0;
+    check_answer(&r, 1);
+    assert_true(lane_rig.awaits > 0);
+    assert_int_equal(r.turn_end.switch_bytes, 0);
+    /* So does the end of the model. */
+    rig_ref(&r, ORDER_UNLOAD, 1, 0);
+    rig_ref(&r, ORDER_LOAD, 1, 0);
+    assert_non_null(r.e->residency.models[0]->arriving);
+    rig_ref(&r, ORDER_UNLOAD, 1, 0);
+    assert_int_equal(arena_held(r.e->arena, ARENA_FREE), arena_handles(r.e->arena));
+    rig_ref(&r, ORDER_LOAD, 1, 0);
+    lend(&r, 1, MASTER_NONE, -1); /* it is given up behind the copies */
+    check_answer(&r, 1);
+    rig_close(&r);
+    assert_int_equal(lane_rig.unpins, 1);
+}
+
+/* Two names of one file: it is pinned once, until both have given it up. */
+static void test_names_share_memory(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    if (!by_lane || rig_device() != RIG_CPU)
+        skip();
+    open_models(&r, 8 * HANDLE);
+    lend_complete(&r, 1);
+    lend_complete(&r, 2);
+    for (int i = 0; i < 3; i++) {
+        check_answer(&r, 1);
+        check_answer(&r, 2);
+        rig_ref(&r, ORDER_UNLOAD, 1, 0);
+        rig_ref(&r, ORDER_UNLOAD, 2, 0);
+    }
+    assert_int_equal(lane_rig.pins, 1);
+    lend(&r, 1, MASTER_NONE, -1);
+    check_answer(&r, 2);
+    assert_int_equal(r.residency.file_bytes, 0);
+    assert_int_equal(lane_rig.unpins, 0);
+    check_answer(&r, 1);
+    assert_true(r.residency.file_bytes > 0);
+    rig_close(&r);
+    assert_int_equal(lane_rig.unpins, 1);
+}
+
+/* Handles that others have had meanwhile. */
+static void test_places_change(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_models(&r, 3 * HANDLE); /* two models and KV */
+    for (int i = 0; i < 12; i++)
+        check_answer(&r, (uint32_t)("123213312132"[i] - '0'));
+    rig_close(&r);
+}
+
+static void test_pin_fails(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    if (!by_lane || rig_device() != RIG_CPU)
+        skip();
+    lane_rig.fail_pin = 1;
+    open_models(&r, 8 * HANDLE);
+    lend_complete(&r, 1);
+    check_answer(&r, 1);
+    assert_int_equal(r.residency.file_bytes, 0);
+    rig_ref(&r, ORDER_UNLOAD, 1, 0);
+    check_answer(&r, 1);
+    rig_close(&r);
+    assert_int_equal(lane_rig.pins, 1); /* it is not tried again */
+    assert_int_equal(lane_rig.unpins, 0);
+}
+
+static void test_copy_fails(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    if (!by_lane || rig_device() != RIG_CPU)
+        skip();
+    open_models(&r, 8 * HANDLE);
+    lend_complete(&r, 1);
+    wait_behind(&r);
+    /* Behind the steps: nobody has used it. */
+    lane_rig.waits = 0;
+    lane_rig.fail_wait = 3;
+    prefetch(&r, 1, 0);
+    wait_behind(&r);
+    assert_int_equal(r.residency.resident, 0);
+    assert_false(r.e->residency.models[0]->resident);
+    assert_int_equal(arena_held(r.e->arena, ARENA_FREE), arena_handles(r.e->arena));
+    check_answer(&r, 1);
+    /* Under a step: what it has computed is worth nothing, and the engine ends. */
+    rig_ref(&r, ORDER_UNLOAD, 1, 0);
+    lane_rig.waits = 0;
+    lane_rig.fail_wait = 1;
+    lane_rig.end_ms = 50;
+    rig_reset(&r, 1);
+    rig_seq(&r, 1, 1, prompt, PROMPT, 0, TOKENS, SAMPLING_IGNORE_EOS);
+    rig_queue(&r, 1, 0, 0);
+    turn_advance(r.e);
+    assert_true(r.e->gone);
+    rig_events(&r);
+    assert_int_equal(r.seqs[1].count, 0);
+    rig_close(&r);
+}
+
+/* At any moment of it. */
+static void test_prefetch_called_off(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    if (!by_lane || rig_device() != RIG_CPU)
+        skip();
+    open_models(&r, 8 * HANDLE);
+    lend_complete(&r, 1);
+    wait_behind(&r);
+    lane_rig.slow = 1;
+    for (int i = 0; i < 30; i++) {
+        uint32_t went = r.went;
+        prefetch(&r, 1, 0);
+        usleep((useconds_t)i * 20);
+        rig_ref(&r, ORDER_UNLOAD, 1, 0);
+        assert_int_equal(r.went, went + 1);
+        assert_false(r.e->residency.models[0]->resident);
+        assert_int_equal(arena_held(r.e->arena, ARENA_FREE), arena_handles(r.e->arena));
+    }
+    check_answer(&r, 1);
+    rig_close(&r);
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    memset(&lane_rig, 0, sizeof(lane_rig));
+    return 0;
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
@@ -502,7 +699,7 @@ static int make_golden(void **state)
     rig_ref(&r, ORDER_UNLOAD, 1, 0);
     lend(&r, 1, MASTER_FILL, open_file("complete", O_RDWR | O_CREAT));
     check_answer(&r, 1);
-    segment_key(complete_key, (const uint8_t(*)[SEGMENT_KEY])r.master.hashes, 1, 0,
+    segment_key(complete_key, (const uint8_t(*)[SEGMENT_KEY])r.master.hashes, 1, DEVICE,
                 r.e->residency.models[0]->layout);
     rig_close(&r);
     return memcmp(golden[0].tokens, golden[1].tokens, TOKENS * sizeof(uint32_t)) == 0 ? -1 : 0;
@@ -517,25 +714,34 @@ static int clean(void **state)
     return system(command) == 0 ? 0 : -1;
 }
 
+#define TEST(f) cmocka_unit_test_setup(f, begin)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_prepare_and_read),
-        cmocka_unit_test(test_prepared_at_once),
-        cmocka_unit_test(test_damage_is_found),
-        cmocka_unit_test(test_foreign_ones_are_refused),
-        cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_prefetch_behind_a_turn),
-        cmocka_unit_test(test_turn_waits_for_its_prefetch),
-        cmocka_unit_test(test_unload_calls_off),
-        cmocka_unit_test(test_prefetch_evicts_what_it_may),
-        cmocka_unit_test(test_prefetch_gives_way_to_kv),
-        cmocka_unit_test(test_pinned_stays),
+        TEST(test_prepare_and_read),
+        TEST(test_prepared_at_once),
+        TEST(test_damage_is_found),
+        TEST(test_foreign_ones_are_refused),
+        TEST(test_faults),
+        TEST(test_prefetch_behind_a_turn),
+        TEST(test_turn_waits_for_its_prefetch),
+        TEST(test_unload_calls_off),
+        TEST(test_prefetch_evicts_what_it_may),
+        TEST(test_prefetch_gives_way_to_kv),
+        TEST(test_pinned_stays),
+        TEST(test_steps_behind_a_load),
+        TEST(test_names_share_memory),
+        TEST(test_places_change),
+        TEST(test_pin_fails),
+        TEST(test_copy_fails),
+        TEST(test_prefetch_called_off),
     };
+    int failed = 0;
 
-    if (rig_device() != RIG_CPU) {
-        print_message("master copies that the daemon lends are for CPUs: skipped\n");
-        return 77;
+    for (by_lane = rig_device() != RIG_CPU; by_lane < 2; by_lane++) {
+        print_message("loads %s\n", by_lane ? "by a lane, as a GPU's" : "as a CPU's");
+        failed += cmocka_run_group_tests(tests, make_golden, clean);
     }
-    return cmocka_run_group_tests(tests, make_golden, clean);
+    return failed;
 }

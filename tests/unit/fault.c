@@ -96,3 +96,14 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void
 {
     return fails() ? EAGAIN : __real_pthread_create(t, a, f, arg);
 }
+
+ssize_t __real_pwrite(int fd, const void *from, size_t len, off_t offset);
+ssize_t __wrap_pwrite(int fd, const void *from, size_t len, off_t offset);
+ssize_t __wrap_pwrite(int fd, const void *from, size_t len, off_t offset)
+{
+    if (fails()) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return __real_pwrite(fd, from, len, offset);
+}

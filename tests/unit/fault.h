@@ -2,6 +2,7 @@
  * fault.h - the n-th call fails: by -Wl,--wrap= of what may fail in loading weights
  *
  * Counted are the calls of all threads to malloc, calloc, realloc, aligned_alloc, mmap, pread,
+ * pwrite,
  * posix_fallocate and pthread_create while it is armed.
  */
 #ifndef MP_TESTS_FAULT_H
