@@ -84,10 +84,6 @@ static uint32_t print_types(const uint64_t *bytes, int bf16)
  */
 static void print_gpu(const struct model_report *r)
 {
-    if (r->type_bytes[GGML_TYPE_F8]) {
-        printf("on a GPU     refused: F8 runs on CPUs alone so far\n");
-        return;
-    }
     printf("on a GPU     ");
     if (print_types(r->product_bytes, 1))
         printf(" as stored\n             ");
@@ -161,15 +157,14 @@ static json_t *arch_json(const struct model_report *r)
 static json_t *gpu_json(const struct model_report *r)
 {
     json_t *stored = json_array(), *expanded = json_array();
-    int runs = r->type_bytes[GGML_TYPE_F8] == 0;
 
-    for (uint32_t i = 0; runs && i < REPORT_TYPES_MAX; i++) {
+    for (uint32_t i = 0; i < REPORT_TYPES_MAX; i++) {
         if (r->product_bytes[i] && i != GGML_TYPE_BF16)
             json_array_append_new(expanded, json_string(ggml_type_get(i)->name));
         else if (r->product_bytes[i] || r->expert_bytes[i])
             json_array_append_new(stored, json_string(ggml_type_get(i)->name));
     }
-    return json_pack("{s:b,s:o,s:o}", "runs", runs, "as_stored", stored, "expanded_for_many_rows",
+    return json_pack("{s:b,s:o,s:o}", "runs", 1, "as_stored", stored, "expanded_for_many_rows",
                      expanded);
 }
 

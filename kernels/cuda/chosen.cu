@@ -60,13 +60,13 @@ void cuda_chosen_close(struct cuda_device *c)
 
 /* Exclusive sums of counts and of the groups that they make, over all experts, by one warp; the
  * number of groups. */
-static __device__ uint32_t begin_all(const uint32_t *counts, uint32_t *begins, uint32_t *firsts)
+static __device__ uint32_t begin_all(const uint32_t *counts, uint32_t *begins, uint32_t *firsts,
+                                     uint32_t size)
 {
     uint32_t lane = threadIdx.x, begin = 0, first = 0;
 
     for (uint32_t e = lane; e < EXPERTS_MAX; e += WARP) {
-        uint32_t groups = (counts[e] + GROUP_ROWS - 1) / GROUP_ROWS, ends = counts[e],
-                 last = groups;
+        uint32_t groups = (counts[e] + size - 1) / size, ends = counts[e], last = groups;
         for (uint32_t i = 1; i < WARP; i *= 2) {
             uint32_t a = __shfl_up_sync(ALL_LANES, ends, i), b = __shfl_up_sync(ALL_LANES, last, i);
             ends += lane >= i ? a : 0;
@@ -82,7 +82,7 @@ static __device__ uint32_t begin_all(const uint32_t *counts, uint32_t *begins, u
 
 /* One block.  Where a row stands within its expert's is left to chance: no result depends on it. */
 static __global__ void __launch_bounds__(GROUP_THREADS)
-    group_kernel(struct expert_groups *to, const uint32_t *ids, uint32_t rows)
+    group_kernel(struct expert_groups *to, const uint32_t *ids, uint32_t rows, uint32_t size)
 {
     __shared__ uint32_t counts[EXPERTS_MAX], begins[EXPERTS_MAX], firsts[EXPERTS_MAX];
 
@@ -94,15 +94,15 @@ static __global__ void __launch_bounds__(GROUP_THREADS)
         atomicAdd(&counts[ids[i]], 1);
     __syncthreads();
     if (threadIdx.x < WARP) {
-        uint32_t groups = begin_all(counts, begins, firsts);
+        uint32_t groups = begin_all(counts, begins, firsts, size);
         if (threadIdx.x == 0)
             to->count = groups;
     }
     __syncthreads();
     for (uint32_t e = threadIdx.x; e < EXPERTS_MAX; e += GROUP_THREADS) {
         struct expert_group *g = to->groups + firsts[e];
-        for (uint32_t i = 0; i < counts[e]; i += GROUP_ROWS, g++)
-            *g = {e, begins[e] + i, min(counts[e] - i, GROUP_ROWS)};
+        for (uint32_t i = 0; i < counts[e]; i += size, g++)
+            *g = {e, begins[e] + i, min(counts[e] - i, size)};
     }
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < rows; i += GROUP_THREADS)
@@ -116,8 +116,14 @@ void product_fast_expert(struct cuda_device *c, const struct product *p, const u
 
     scale_rows(c, p->x, p->w.cols);
     if (p->rows > LONE_ROWS && p->rows <= t->most) {
-        cuda_launch(c, group_kernel, 1, GROUP_THREADS, 0, t->groups, ids, p->rows);
-        if (product_stream_expert(c, p, NULL, t->groups, share))
+        /* A deterministic device has the one way of alike.cu. */
+        uint32_t size = c->deterministic ? GROUP_ROWS : tiled_group_rows(c, p);
+        bool aligned = aligned16(p->w.data, dtype_row_bytes(p->w.dtype, p->w.cols)) &&
+                       aligned16(p->x, 2 * (uint64_t)p->w.cols);
+        if (aligned)
+            cuda_launch(c, group_kernel, 1, GROUP_THREADS, 0, t->groups, ids, p->rows, size);
+        if (aligned && ((!c->deterministic && product_tiled_expert(c, p, t->groups, size, share)) ||
+                        product_stream_expert(c, p, NULL, t->groups, share)))
             return;
     } else if (p->rows <= UINT16_MAX && product_stream_expert(c, p, ids, NULL, share)) {
         return;

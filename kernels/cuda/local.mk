@@ -31,6 +31,9 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/limits_gemm.cu \
 	kernels/cuda/limits_matmul.cu \
 	kernels/cuda/limits_vmm.cu \
+	kernels/cuda/lone.cu \
+	kernels/cuda/lone.cuh \
+	kernels/cuda/lone_types.cuh \
 	kernels/cuda/matmul.cu \
 	kernels/cuda/matmul.cuh \
 	kernels/cuda/matmul_bf16.cu \
@@ -50,6 +53,9 @@ kernels_libkernels_cuda_a_SOURCES = \
 	kernels/cuda/stream.cuh \
 	kernels/cuda/stream_finish.cuh \
 	kernels/cuda/stream_quant.cuh \
+	kernels/cuda/tiled.cu \
+	kernels/cuda/tiled.cuh \
+	kernels/cuda/tiled_types.cuh \
 	kernels/cuda/tune.cu \
 	kernels/cuda/wgmma.cuh
 else

@@ -102,9 +102,9 @@ template <typename T>
 void product_plain_expert(struct cuda_device *c, const struct product *p, const uint32_t *ids,
                           uint32_t share);
 
-/* Chosen rows of one expert, and all of them: groups of at most GROUP_ROWS, and the rows that they
- * point into; in device memory. */
-#define GROUP_ROWS 16u
+/* Chosen rows of one expert, and all of them: groups of a size, and the rows that they point into;
+ * in device memory. */
+#define GROUP_ROWS 16u /* of a group of stream.cu's */
 struct expert_group {
     uint32_t expert, begin, count;
 };
@@ -126,6 +126,15 @@ bool product_stream_expert(struct cuda_device *c, const struct product *p, const
 bool product_alike(struct cuda_device *c, const struct product *p, const uint32_t *ids,
                    const struct expert_groups *by, uint32_t share);
 bool product_wide(struct cuda_device *c, const struct product *p);
+/* Of one row, or of rows each with its expert: lone.cu.  False as above; rows are aligned. */
+bool product_lone(struct cuda_device *c, const struct product *p, const uint32_t *ids,
+                  uint32_t share);
+/* Of some rows with quantized weights: tiled.cu.  As above. */
+bool product_tiled(struct cuda_device *c, const struct product *p);
+/* How large groups of an expert's rows should be, at least GROUP_ROWS, and products by such. */
+uint32_t tiled_group_rows(const struct cuda_device *c, const struct product *p);
+bool product_tiled_expert(struct cuda_device *c, const struct product *p,
+                          const struct expert_groups *by, uint32_t size, uint32_t share);
 /* Weights as bfloat16: rows [first, first + count) of w. */
 void product_expand(struct cuda_device *c, __nv_bfloat16 *to, const struct weight *w,
                     uint32_t first, uint32_t count);

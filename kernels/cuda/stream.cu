@@ -13,7 +13,7 @@ static void by_rows(struct cuda_device *c, const struct product *p,
     if (experts.by)
         stream_launch<C, 2, FEWER, 1, ROWS_GROUPED>(c, p, experts);
     else if (experts.ids || p->rows == 1)
-        stream_launch<C, 1, STAGES, 2, C::LONE ? ROWS_ONE : ROWS_ANY>(c, p, experts);
+        stream_launch<C, 1, STAGES, 2>(c, p, experts);
     else if (p->rows <= 8)
         stream_launch<C, 1, FEWER, 2>(c, p, experts);
     else
@@ -30,6 +30,14 @@ static bool by_type(struct cuda_device *c, const struct product *p,
     /* All rows begin at 16 bytes. */
     if (!aligned16(p->w.data, row_bytes) || !aligned16(p->x, 2 * (uint64_t)p->w.cols))
         return false;
+    /* Other ends are not worth its slower way. */
+    if (p->w.dtype != DTYPE_BF16 && p->to.sink > SINK_GLU)
+        return false;
+    if (!experts.by && (experts.ids || p->rows == 1) &&
+        product_lone(c, p, experts.ids, experts.share))
+        return true;
+    if (!experts.by && !experts.ids && product_tiled(c, p))
+        return true;
     switch (p->w.dtype) {
     case DTYPE_BF16:
         by_rows<bf16_stream<128>, 3>(c, p, experts);

@@ -82,33 +82,6 @@ FN void add_block(float (&acc)[NT][4], uint2 low, uint2 high, const uint4 (&b)[N
     }
 }
 
-/* A lone row of x would leave seven of eight columns of each product empty.  They get its eight
- * blocks of 32, each a column: lane l has block l / 4 of x, and every block of the weights times
- * all of them; what it keeps of those are blocks 2 t and 2 t + 1 (t is l % 4) of rows g and g + 8,
- * which it scales alone.  sums: [row][block]. */
-FN void add_lone(float (&sums)[2][2], uint2 low, uint2 high, const uint4 &b, uint32_t block,
-                 uint32_t t)
-{
-    uint2 l0 = offset_bytes(low.x), l1 = offset_bytes(low.y);
-    uint2 h0 = offset_bytes(high.x), h1 = offset_bytes(high.y);
-    float c[4] = {};
-
-    mma(c, l0.x, h0.x, l0.y, h0.y, b.x, b.y);
-    mma(c, l1.x, h1.x, l1.y, h1.y, b.z, b.w);
-    sums[0][block % 2] = t == block / 2 ? c[block % 2] : sums[0][block % 2];
-    sums[1][block % 2] = t == block / 2 ? c[2 + block % 2] : sums[1][block % 2];
-}
-
-/* The sums of x of the two blocks that a lane keeps. */
-FN float2 lone_x(const uint4 &b)
-{
-    float x[4] = {};
-
-    mma(x, ONES, ONES, ONES, ONES, b.x, b.y);
-    mma(x, ONES, ONES, ONES, ONES, b.z, b.w);
-    return {x[0], x[1]};
-}
-
 /* ---- Q4_0, Q4_1, Q5_0, Q5_1 --------------------------------------------------------------------
  */
 
@@ -124,7 +97,6 @@ template <bool MIN, bool FIFTH> struct nibble_stream {
         CHUNKS = BYTES / 16,
         STRIDE = BYTES / 16 % 2 ? BYTES : BYTES + 16, /* an odd number of 16 bytes */
         X_PAD = 32,
-        LONE = 1,
         SCALES = 0,
     };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
@@ -176,46 +148,13 @@ template <bool MIN, bool FIFTH> struct nibble_stream {
             add_block<NT>(acc, quants(low, k, t), quants(high, k, t), b, by);
         }
     }
-    FN void accumulate_one(float (&acc)[4], const uint8_t *w, const uint8_t *x, uint32_t unit,
-                           uint32_t lane)
-    {
-        uint32_t g = lane / 4, t = lane % 4;
-        const uint8_t *low = w + g * STRIDE, *high = low + 8 * STRIDE;
-        uint2 b0 = x_4<nibble_stream>(x, 0, g * 32 + t * 4, 1);
-        uint2 b1 = x_4<nibble_stream>(x, 0, g * 32 + 16 + t * 4, 1);
-        uint4 b = {b0.x, b0.y, b1.x, b1.y};
-        float2 x_sums = lone_x(b);
-        float sums[2][2] = {};
-        (void)unit;
-#pragma unroll
-        for (uint32_t k = 0; k < COLS / 32; k++)
-            add_lone(sums, quants(low, k, t), quants(high, k, t), b, k, t);
-#pragma unroll
-        for (uint32_t k = 0; k < 2; k++) {
-            struct terms by;
-            scale(by, 0, low + (2 * t + k) * BLOCK);
-            scale(by, 1, high + (2 * t + k) * BLOCK);
-#pragma unroll
-            for (uint32_t i = 0; i < 2; i++)
-                acc[2 * i] = fmaf(by.scale[i], sums[i][k],
-                                  fmaf(-by.off[i], k == 0 ? x_sums.x : x_sums.y, acc[2 * i]));
-        }
-    }
 };
 
 /* ---- Q8_0 --------------------------------------------------------------------------------------
  */
 
 struct q8_0_stream {
-    enum : uint32_t {
-        COLS = 256,
-        BYTES = 272,
-        CHUNKS = 17,
-        STRIDE = 272,
-        X_PAD = 32,
-        LONE = 1,
-        SCALES = 0
-    };
+    enum : uint32_t { COLS = 256, BYTES = 272, CHUNKS = 17, STRIDE = 272, X_PAD = 32, SCALES = 0 };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
         (void)r;
@@ -256,32 +195,6 @@ struct q8_0_stream {
             }
         }
     }
-    FN void accumulate_one(float (&acc)[4], const uint8_t *w, const uint8_t *x, uint32_t unit,
-                           uint32_t lane)
-    {
-        uint32_t g = lane / 4, t = lane % 4;
-        const uint8_t *low = w + g * STRIDE, *high = low + 8 * STRIDE;
-        uint4 b = x_8<q8_0_stream>(x, 0, g * 32 + t * 8, 1);
-        float sums[2][2] = {};
-        (void)unit;
-#pragma unroll
-        for (uint32_t k = 0; k < COLS / 32; k++) {
-            uint2 l0 = quads(word_at(low + 8 * t, k * 34 + 2));
-            uint2 l1 = quads(word_at(low + 8 * t, k * 34 + 6));
-            uint2 h0 = quads(word_at(high + 8 * t, k * 34 + 2));
-            uint2 h1 = quads(word_at(high + 8 * t, k * 34 + 6));
-            float c[4] = {};
-            mma(c, l0.x, h0.x, l0.y, h0.y, b.x, b.y);
-            mma(c, l1.x, h1.x, l1.y, h1.y, b.z, b.w);
-            sums[0][k % 2] = t == k / 2 ? c[k % 2] : sums[0][k % 2];
-            sums[1][k % 2] = t == k / 2 ? c[2 + k % 2] : sums[1][k % 2];
-        }
-#pragma unroll
-        for (uint32_t k = 0; k < 2; k++) {
-            acc[0] = fmaf(half_at(low + (2 * t + k) * 34), sums[0][k], acc[0]);
-            acc[2] = fmaf(half_at(high + (2 * t + k) * 34), sums[1][k], acc[2]);
-        }
-    }
 };
 
 /* ---- Q4_K, Q5_K --------------------------------------------------------------------------------
@@ -296,7 +209,6 @@ template <bool FIFTH> struct k_stream {
         CHUNKS = BYTES / 16,
         STRIDE = FIFTH ? 224 : 160, /* an odd number of 32 bytes */
         X_PAD = 64,
-        LONE = 1,
         SCALES = 0,
     };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
@@ -365,40 +277,6 @@ template <bool FIFTH> struct k_stream {
             }
         }
     }
-    FN void accumulate_one(float (&acc)[4], const uint8_t *w, const uint8_t *x, uint32_t unit,
-                           uint32_t lane)
-    {
-        uint32_t g = lane / 4, t = lane % 4, at = t % 2 * 16;
-        const uint8_t *low = w + g * STRIDE, *high = low + 8 * STRIDE;
-        struct header h[2] = {read(low), read(high)};
-        uint4 b = x_8<k_stream>(x, 0, g * 32 + t * 8, 1);
-        float2 x_sums = lone_x(b);
-        float sums[2][2] = {};
-        uint2 fl = {}, fh = {};
-        (void)unit;
-        if (FIFTH) {
-            fl = *(const uint2 *)(low + 16 + 8 * t);
-            fh = *(const uint2 *)(high + 16 + 8 * t);
-        }
-#pragma unroll
-        for (uint32_t sub = 0; sub < 8; sub++) {
-            uint32_t from = (FIFTH ? 48 : 16) + sub / 2 * 32 + 8 * t;
-            uint2 ql = *(const uint2 *)(low + from), qh = *(const uint2 *)(high + from);
-            add_lone(sums, quants(ql, fl, sub), quants(qh, fh, sub), b, sub, t);
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < 2; i++) {
-            uint32_t scales = (t < 2 ? h[i].scales[0] : h[i].scales[1]) >> at,
-                     mins = (t < 2 ? h[i].mins[0] : h[i].mins[1]) >> at;
-#pragma unroll
-            for (uint32_t k = 0; k < 2; k++) {
-                float s = h[i].d * byte_of(scales, k);
-                float off = fmaf(128, s, h[i].min * byte_of(mins, k));
-                acc[2 * i] =
-                    fmaf(s, sums[i][k], fmaf(-off, k == 0 ? x_sums.x : x_sums.y, acc[2 * i]));
-            }
-        }
-    }
 };
 
 /* ---- Q6_K --------------------------------------------------------------------------------------
@@ -407,15 +285,7 @@ template <bool FIFTH> struct k_stream {
 /* Lane t's quants: columns 4 t of each 16, which have a scale of their own.  Blocks begin at even
  * places: a stage holds the 16 bytes around. */
 struct q6_k_stream {
-    enum : uint32_t {
-        COLS = 256,
-        BYTES = 210,
-        CHUNKS = 14,
-        STRIDE = 240,
-        X_PAD = 32,
-        LONE = 1,
-        SCALES = 0
-    };
+    enum : uint32_t { COLS = 256, BYTES = 210, CHUNKS = 14, STRIDE = 240, X_PAD = 32, SCALES = 0 };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
         (void)r;
@@ -473,40 +343,6 @@ struct q6_k_stream {
         add_half<NT>(acc, low, high, shift, 0, x, g, t, rows);
         add_half<NT>(acc, low, high, shift, 1, x, g, t, rows);
     }
-    FN void accumulate_one(float (&acc)[4], const uint8_t *w, const uint8_t *x, uint32_t unit,
-                           uint32_t lane)
-    {
-        uint32_t g = lane / 4, t = lane % 4, begin = unit * BYTES % 16, shift = begin % 4 * 8;
-        const uint8_t *low = w + g * STRIDE + begin / 4 * 4, *high = low + 8 * STRIDE;
-        float dl = half_at(low + 208 + shift / 8), dh = half_at(high + 208 + shift / 8);
-#pragma unroll
-        for (uint32_t second = 0; second < 2; second++) {
-            const int8_t *sl = (const int8_t *)low + shift / 8 + 192 + second * 8 + 2 * t;
-            const int8_t *sh = (const int8_t *)high + shift / 8 + 192 + second * 8 + 2 * t;
-            uint2 b = x_4<q6_k_stream>(x, 0, second * 128 + g * 16 + t * 4, 1);
-            float sums[2][2] = {};
-#pragma unroll
-            for (uint32_t odd = 0; odd < 2; odd++) {
-                uint32_t part = odd * 16 + 4 * t, from = second * 64 + part;
-                uint32_t hl = word(low, 128 + second * 32 + part, shift);
-                uint32_t hh = word(high, 128 + second * 32 + part, shift);
-#pragma unroll
-                for (uint32_t j = 0; j < 4; j++) {
-                    uint2 l = quads(word(low, from + j % 2 * 32, shift), hl, j);
-                    uint2 h = quads(word(high, from + j % 2 * 32, shift), hh, j);
-                    float c[4] = {};
-                    mma(c, l.x, h.x, l.y, h.y, b.x, b.y);
-                    sums[0][odd] = t == j ? c[odd] : sums[0][odd];
-                    sums[1][odd] = t == j ? c[2 + odd] : sums[1][odd];
-                }
-            }
-#pragma unroll
-            for (uint32_t k = 0; k < 2; k++) {
-                acc[0] = fmaf(dl * (float)sl[k], sums[0][k], acc[0]);
-                acc[2] = fmaf(dh * (float)sh[k], sums[1][k], acc[2]);
-            }
-        }
-    }
 };
 
 /* ---- F16 ---------------------------------------------------------------------------------------
@@ -514,15 +350,7 @@ struct q6_k_stream {
 
 /* A half is the exact sum of two bfloat16. */
 struct f16_stream {
-    enum : uint32_t {
-        COLS = 64,
-        BYTES = 128,
-        CHUNKS = 8,
-        STRIDE = 128,
-        X_PAD = 64,
-        LONE = 0,
-        SCALES = 0
-    };
+    enum : uint32_t { COLS = 64, BYTES = 128, CHUNKS = 8, STRIDE = 128, X_PAD = 64, SCALES = 0 };
     FN uint32_t place_of(uint32_t r, uint32_t chunk)
     {
         return chunk ^ (r & 1) << 2;
@@ -572,7 +400,6 @@ struct f8_stream {
         CHUNKS = BYTES / 16,
         STRIDE = BYTES,
         X_PAD = 16, /* lanes read every other 16 bytes: rows take turns */
-        LONE = 0,
         SCALES = 1,
     };
     /* Two rows' 64 bytes are in different banks. */

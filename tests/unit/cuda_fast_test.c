@@ -229,7 +229,7 @@ static void test_matmul(void **state)
         {1, 1, 5, 1},      {3, 7, 33, 0},       {17, 33, 33, 1},      {50, 64, 17, 1},
         {1, 256, 9, 1},    {17, 512, 17, 0},    {192, 576, 300, 1},   {40, 1000, 17, 0},
         {96, 768, 256, 1}, {33, 96, 65, 0},     {576, 1536, 2048, 1}, {1000, 4096, 65, 1},
-        {24, 4096, 17, 1}, {136, 14336, 17, 1},
+        {24, 4096, 17, 1}, {136, 14336, 17, 1}, {5136, 512, 65, 1},   {5144, 640, 65, 1},
     };
     uint64_t seed = 2;
 
@@ -275,15 +275,18 @@ static void test_matmul_passes_nan_on(void **state)
 
     NEED_GPU(state);
     for (size_t t = 0; t < DTYPE_COUNT; t++) {
-        for (uint32_t rows = 2; rows <= (repeated(dtypes[t]) ? 0 : 40); rows += 38) {
+        static const uint32_t counts[] = {1, 2, 12, 40};
+        size_t some = repeated(dtypes[t]) ? 0 : sizeof(counts) / sizeof(counts[0]);
+        for (size_t k = 0; k < some; k++) {
+            uint32_t rows = counts[k], has = rows > 1;
             struct product p = new_product(dtypes[t], 16, 512, rows, &seed);
             bf16 nan = 0x7fff;
-            device_copy(gpu, p.dx + 512 + 140, &nan, sizeof(nan));
+            device_copy(gpu, p.dx + has * 512 + 140, &nan, sizeof(nan));
             void *out = there(NULL, (size_t)rows * 16 * sizeof(float));
             k_matmul_f32(gpu, out, p.dx, &p.w, rows);
             float *got = fetched(out, (size_t)rows * 16 * sizeof(*got));
             for (size_t i = 0; i < (size_t)rows * 16; i++)
-                assert_int_equal(is_nan(got[i]), i / 16 == 1);
+                assert_int_equal(is_nan(got[i]), i / 16 == has);
             free(got);
             device_free(gpu, out);
             free_product(&p);
@@ -329,7 +332,8 @@ static void check_matmul_glu(enum dtype dtype, uint32_t ffn, uint32_t cols, uint
 static void test_matmul_glu(void **state)
 {
     static const uint32_t rows[] = {1, 2, 3, 8, 9, 16, 17, 32, 33, 65};
-    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q4_1, DTYPE_Q4_K, DTYPE_Q8_0};
+    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16,  DTYPE_Q4_1, DTYPE_Q4_K,
+                                       DTYPE_Q6_K, DTYPE_Q8_0, DTYPE_F8};
     uint64_t seed = 21;
 
     NEED_GPU(state);
@@ -337,8 +341,10 @@ static void test_matmul_glu(void **state)
         for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i += small() ? 4 : 1) {
             check_matmul_glu(types[t], 16, 256, rows[i], ACTIVATION_SILU, &seed);
             check_matmul_glu(types[t], 40, 512, rows[i], ACTIVATION_GELU_TANH, &seed);
-            if (!small())
-                check_matmul_glu(types[t], 1536, 1024, rows[i], ACTIVATION_SILU, &seed);
+            if (small())
+                continue;
+            check_matmul_glu(types[t], 1536, 1024, rows[i], ACTIVATION_SILU, &seed);
+            check_matmul_glu(types[t], 2600, 512, rows[i], ACTIVATION_SILU, &seed);
         }
 }
 
@@ -403,15 +409,18 @@ static void check_add_norm(enum dtype dtype, uint32_t width, uint32_t cols, uint
 static void test_matmul_add_norm(void **state)
 {
     static const uint32_t rows[] = {1, 2, 5, 8, 9, 16, 17, 32, 33, 65};
-    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q4_1, DTYPE_Q4_K, DTYPE_Q8_0};
+    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16,  DTYPE_Q4_1, DTYPE_Q4_K,
+                                       DTYPE_Q6_K, DTYPE_Q8_0, DTYPE_F8};
     uint64_t seed = 22;
 
     NEED_GPU(state);
     for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++)
         for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i += small() ? 4 : 1) {
             check_add_norm(types[t], 256, 512, 48, rows[i], &seed);
-            if (!small())
-                check_add_norm(types[t], 2048, 768, 200, rows[i], &seed);
+            if (small())
+                continue;
+            check_add_norm(types[t], 2048, 768, 200, rows[i], &seed);
+            check_add_norm(types[t], 5376, 256, 24, rows[i], &seed);
         }
 }
 
@@ -590,6 +599,9 @@ static void test_experts(void **state)
             if (!small())
                 check_experts(dtypes[t], 128, widths[c], 514, &seed);
         }
+        /* Larger groups. */
+        for (uint32_t rows = 2052; rows <= 8208 && !small(); rows *= 4)
+            check_experts(dtypes[t], 152, 512, rows, &seed);
     }
 }
 
