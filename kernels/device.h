@@ -28,16 +28,6 @@ struct device_ops {
     void *(*host_alloc)(struct device *d, uint64_t bytes, struct error *err);
     void (*host_free)(struct device *d, void *p);
     void (*copy)(struct device *d, void *to, const void *from, uint64_t bytes);
-    int (*host_pin)(struct device *d, void *p, uint64_t bytes, struct error *err);
-    void (*host_unpin)(struct device *d, void *p);
-    struct device_lane *(*lane_open)(struct device *d, struct error *err);
-    void (*lane_close)(struct device_lane *l);
-    void (*lane_follow)(struct device_lane *l);
-    void (*lane_copy)(struct device_lane *l, void *to, const void *from, uint64_t bytes);
-    void (*lane_mark)(struct device_lane *l, uint32_t number);
-    int (*lane_wait)(struct device_lane *l, uint32_t number, struct error *err);
-    void (*lane_await)(struct device_lane *l, uint32_t number);
-
     void (*copy_now)(struct device *d, void *to, const void *from, uint64_t bytes);
     void (*move_begin)(struct device *d, enum device_way way, uint32_t number);
     void (*move_copy)(struct device *d, enum device_way way, void *to, const void *from,
@@ -47,6 +37,15 @@ struct device_ops {
                      uint64_t *us);
     void (*move_after)(struct device *d, enum device_way way);
     void (*move_join)(struct device *d);
+    int (*host_pin)(struct device *d, void *p, uint64_t bytes, struct error *err);
+    void (*host_unpin)(struct device *d, void *p);
+    struct device_lane *(*lane_open)(struct device *d, struct error *err);
+    void (*lane_close)(struct device_lane *l);
+    void (*lane_follow)(struct device_lane *l);
+    void (*lane_copy)(struct device_lane *l, void *to, const void *from, uint64_t bytes);
+    void (*lane_mark)(struct device_lane *l, uint32_t number);
+    int (*lane_wait)(struct device_lane *l, uint32_t number, struct error *err);
+    void (*lane_await)(struct device_lane *l, uint32_t number);
 
     uint64_t handle_bytes;
     int (*pool)(struct device *d, uint32_t count, struct error *err);
