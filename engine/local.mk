@@ -207,10 +207,11 @@ tests_unit_engine_tier_test_SOURCES = \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_engine_tier_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
-tests_unit_engine_tier_test_LDFLAGS = \
+FAULT_LDFLAGS = \
     -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=aligned_alloc \
     -Wl,--wrap=mmap -Wl,--wrap=pread -Wl,--wrap=pwrite -Wl,--wrap=posix_fallocate \
-    -Wl,--wrap=pthread_create \
+    -Wl,--wrap=pthread_create
+tests_unit_engine_tier_test_LDFLAGS = $(FAULT_LDFLAGS) \
     -Wl,--wrap=device_lane_copy -Wl,--wrap=device_lane_mark -Wl,--wrap=device_lane_wait \
     -Wl,--wrap=device_await -Wl,--wrap=device_host_pin -Wl,--wrap=device_host_unpin
 tests_unit_engine_turn_test_SOURCES = \
@@ -255,7 +256,7 @@ tests_unit_parallel_test_SOURCES = \
     tests/unit/tiny_gguf.c \
     tests/unit/tiny_gguf.h
 tests_unit_parallel_test_LDADD = $(ENGINE_LIBS) $(CMOCKA_LIBS)
-tests_unit_parallel_test_LDFLAGS = $(tests_unit_engine_tier_test_LDFLAGS)
+tests_unit_parallel_test_LDFLAGS = $(FAULT_LDFLAGS)
 tests_unit_parity_test_SOURCES = \
     tests/unit/engine_golden.c \
     tests/unit/engine_golden.h \
