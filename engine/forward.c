@@ -287,9 +287,11 @@ void forward_rank(const struct model *m, struct workspace *w, const struct forwa
     const float *part_norm = NULL;
     int normed = 0; /* that part has made the next one's input */
 
+    model_await(m, m->embedding_end);
     embed(m, w, in);
     for (uint32_t i = 0; i < a->layers; i++) {
         const struct layer_weights *lw = &m->layers[i];
+        model_await(m, lw->end);
         if (!normed)
             k_norm(d, w->norm, w->x, part, a->residual_scale, part_norm, lw->attn_norm, in->rows,
                    a->width, a->norm_eps);
@@ -298,6 +300,8 @@ void forward_rank(const struct model *m, struct workspace *w, const struct forwa
         if (part != NULL || lw->ffn_norm == NULL)
             k_norm(d, w->norm, w->x, part, a->residual_scale, lw->attn_post_norm, lw->ffn_norm,
                    in->rows, a->width, a->norm_eps);
+        if (i + 1 < a->layers)
+            model_await(m, lw[1].end); /* this layer's end has the next one's norm */
         if (a->layer[i].moe)
             experts(m, w, in->rows, lw, w->norm);
         else
@@ -306,6 +310,7 @@ void forward_rank(const struct model *m, struct workspace *w, const struct forwa
         part_norm = lw->ffn_post_norm;
         normed = part == NULL && i + 1 < a->layers && lw[1].attn_norm != NULL;
     }
+    model_await(m, m->range_bytes);
     head(m, w, in);
 }
 
