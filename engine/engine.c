@@ -70,9 +70,6 @@ static int record_graphs(struct engine *e, struct model *m, struct error *err)
     return step_record(&e->flight, m, &e->workspace, err);
 }
 
-/* A GPU's bfloat16 products of more experts than that depend on how many rows there are. */
-#define DETERMINISTIC_EXPERTS 16u
-
 /* Everything that a model needs besides its weights, so that no switch allocates. */
 static int fit_model(struct engine *e, const struct model *m, struct error *err)
 {
@@ -84,13 +81,8 @@ static int fit_model(struct engine *e, const struct model *m, struct error *err)
                          "of instance %s is %" PRIu64 " MiB: raise it",
                          m->name, arena_bytes(e->arena, handles) >> 20, e->instance,
                          arena_bytes(e->arena, arena_handles(e->arena)) >> 20);
-    if (e->deterministic && device_operand(e->device) == DTYPE_BF16 &&
-        m->arch.experts_used > DETERMINISTIC_EXPERTS)
-        return error_set(
-            err, STATUS_UNSUPPORTED,
-            "model %s: Deterministic=yes knows at most %u experts a token, not %" PRIu32
-            ": leave it out of instance %s, or say Precision=exact",
-            m->name, DETERMINISTIC_EXPERTS, m->arch.experts_used, e->instance);
+    if (engine_check_model(e, m, err) != 0)
+        return -1;
     if (workspace_fit(&e->workspace, m, err) != 0 || flight_fit(&e->flight, m, err) != 0 ||
         (e->group != NULL && group_fit(e->group, m, e->flight.plan_bytes, err) != 0) ||
         sampler_fit(e->sampler, m->arch.vocabulary, err) != 0 || model_tune(m, err) != 0)

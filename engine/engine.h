@@ -55,6 +55,8 @@ void engine_destroy(struct engine *e);
 int engine_check_ranks(const struct order_hello *hello, struct error *err);
 struct device *engine_device(const struct order_hello *hello, uint32_t rank, struct error *err);
 int engine_open_ranks(struct engine *e, const struct order_hello *hello, struct error *err);
+/* UNSUPPORTED: the instance's settings exclude this model; the text says which and why. */
+int engine_check_model(const struct engine *e, const struct model *m, struct error *err);
 
 /* Take one checked order, with the descriptors that came with it (not kept).  What cannot
  * be done is answered by an event, or logged where there is none.  1: it was ORDER_QUIT. */

@@ -1,4 +1,4 @@
-/* engine_ranks.c - the devices of an instance, and its memory on them */
+/* engine_ranks.c - the devices of an instance, its memory on them, and what they do not run */
 #include <inttypes.h>
 
 #include "engine/engine.h"
@@ -73,4 +73,55 @@ static int create_arena(struct engine *e, const struct order_hello *hello, struc
 int engine_open_ranks(struct engine *e, const struct order_hello *hello, struct error *err)
 {
     return create_ranks(e, hello, err) != 0 || create_arena(e, hello, err) != 0 ? -1 : 0;
+}
+
+/* A GPU's bfloat16 products of more experts than that depend on how many rows there are. */
+#define DETERMINISTIC_EXPERTS 16u
+
+static int is_quantized(const struct weight *w)
+{
+    return w->rows != 0 && w->dtype != DTYPE_F32 && w->dtype != DTYPE_F16 && w->dtype != DTYPE_BF16;
+}
+
+static int has_quantized(const struct model *m)
+{
+    int any = is_quantized(&m->head) || is_quantized(&m->embedding);
+
+    for (uint32_t i = 0; i < m->arch.layers && !any; i++) {
+        const struct layer_weights *w = &m->layers[i];
+        const struct weight *all[] = {&w->q,
+                                      &w->k,
+                                      &w->v,
+                                      &w->qkv,
+                                      &w->o,
+                                      &w->gate,
+                                      &w->up,
+                                      &w->gate_up,
+                                      &w->down,
+                                      &w->router,
+                                      &w->expert_gate_up,
+                                      &w->expert_down};
+        for (size_t j = 0; j < sizeof(all) / sizeof(all[0]); j++)
+            any |= is_quantized(all[j]);
+    }
+    return any;
+}
+
+int engine_check_model(const struct engine *e, const struct model *m, struct error *err)
+{
+    if (device_operand(e->device) != DTYPE_BF16)
+        return 0;
+    if (e->deterministic && m->arch.experts_used > DETERMINISTIC_EXPERTS)
+        return error_set(
+            err, STATUS_UNSUPPORTED,
+            "model %s: Deterministic=yes knows at most %u experts a token, not %" PRIu32
+            ": leave it out of instance %s, or say Precision=exact",
+            m->name, DETERMINISTIC_EXPERTS, m->arch.experts_used, e->instance);
+    if (e->group != NULL && has_quantized(m))
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "model %s: its quantized weights have not been tried on several GPUs with "
+                         "Precision=fast: say Precision=exact for instance %s, or leave out "
+                         "TensorParallel=",
+                         m->name, e->instance);
+    return 0;
 }

@@ -3,9 +3,10 @@
  *
  * CUPTI, where its library is found, calls back for every function of the runtime and the driver.
  * Turns of two lengths are compared, so what a turn calls once drops out.  A step in which every
- * sequence decodes is one launch of a graph, a plan copied there and picks copied back (both
- * asynchronous, from and to pinned memory), an event recorded and one waited for, that of the step
- * before: nothing is allocated, freed, synchronised, loaded or mapped.
+ * sequence decodes is one launch of a graph, a plan copied there and picks copied back (each by a
+ * kernel, from and to pinned memory), an event recorded and one waited for, that of the step
+ * before: nothing is allocated, freed, synchronised, loaded or mapped, and nothing queues behind
+ * copies.
  */
 // clang-format off
 #include <setjmp.h>
@@ -126,12 +127,13 @@ static uint32_t allowed(const char *name)
     } calls[] = {
         {"cudaGraphLaunch", 1},
         {"cuGraphLaunch", 1},
-        {"cudaMemcpyAsync", 2},
-        {"cuMemcpyAsync", 2},
+        /* device_copy_now(): the plan and the picks are copied by a kernel. */
+        {"cudaLaunchKernel", 2},
+        {"cuLaunchKernel", 2},
+        {"cuKernelGetName", 2},
+        {"cudaGetLastError", 2},
         {"cudaEventRecord", 1},
         {"cuEventRecord", 1},
-        {"cuMemcpyHtoDAsync", 1},
-        {"cuMemcpyDtoHAsync", 1},
         {"cudaEventSynchronize", 1},
         {"cuEventSynchronize", 1},
         /* Which GPU the thread speaks to: no more than a variable. */
