@@ -2,6 +2,7 @@
 #include <inttypes.h>
 
 #include "engine/engine.h"
+#include "engine/weights_copy.h"
 
 int engine_check_ranks(const struct order_hello *hello, struct error *err)
 {
@@ -78,33 +79,14 @@ int engine_open_ranks(struct engine *e, const struct order_hello *hello, struct 
 /* A GPU's bfloat16 products of more experts than that depend on how many rows there are. */
 #define DETERMINISTIC_EXPERTS 16u
 
-static int is_quantized(const struct weight *w)
-{
-    return w->rows != 0 && w->dtype != DTYPE_F32 && w->dtype != DTYPE_F16 && w->dtype != DTYPE_BF16;
-}
-
 static int has_quantized(const struct model *m)
 {
-    int any = is_quantized(&m->head) || is_quantized(&m->embedding);
-
-    for (uint32_t i = 0; i < m->arch.layers && !any; i++) {
-        const struct layer_weights *w = &m->layers[i];
-        const struct weight *all[] = {&w->q,
-                                      &w->k,
-                                      &w->v,
-                                      &w->qkv,
-                                      &w->o,
-                                      &w->gate,
-                                      &w->up,
-                                      &w->gate_up,
-                                      &w->down,
-                                      &w->router,
-                                      &w->expert_gate_up,
-                                      &w->expert_down};
-        for (size_t j = 0; j < sizeof(all) / sizeof(all[0]); j++)
-            any |= is_quantized(all[j]);
+    for (uint32_t i = 0; i < m->copy_count; i++) {
+        uint32_t type = m->copies[i].type;
+        if (type != DTYPE_F32 && type != DTYPE_F16 && type != DTYPE_BF16)
+            return 1;
     }
-    return any;
+    return 0;
 }
 
 int engine_check_model(const struct engine *e, const struct model *m, struct error *err)
