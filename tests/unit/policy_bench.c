@@ -90,7 +90,7 @@ void bench_start(struct bench *b)
 
 int bench_teardown(void **state)
 {
-    static const char *const names[] = {"FAKE_MODE", "FAKE_STEP_US", "FAKE_BAD_MODEL",
+    static const char *const names[] = {"FAKE_MODE",     "FAKE_STEP_US",  "FAKE_BAD_MODEL",
                                         "FAKE_DIE_FILE", "FAKE_DIE_STEP", "FAKE_COST_NS"};
     struct bench *b = *state;
 
