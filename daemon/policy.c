@@ -73,6 +73,16 @@ static void settle_stop(struct policy *p)
     event_base_loopbreak(p->base);
 }
 
+/* What others may know. */
+static void publish(struct policy *p)
+{
+    if (!p->changed)
+        return;
+    p->changed = 0;
+    tier_tell(p);
+    snapshot_publish(p);
+}
+
 void policy_settle(struct policy *p)
 {
     if (p->stopping) {
@@ -87,14 +97,12 @@ void policy_settle(struct policy *p)
     for (uint32_t i = 0; i < p->instance_count; i++) {
         sequence_settle(&p->instances[i]);
         turn_feed(&p->instances[i]);
+    }
+    publish(p); /* who is answered now may ask at once */
+    for (uint32_t i = 0; i < p->instance_count; i++)
         command_settle(&p->instances[i]);
-    }
     command_check_drains(p);
-    if (p->changed) {
-        p->changed = 0;
-        tier_tell(p);
-        snapshot_publish(p);
-    }
+    publish(p);
 }
 
 static void stop_all(struct policy *p)

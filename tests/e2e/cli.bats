@@ -263,7 +263,7 @@ assert m["gpu"] == {"runs": True, "as_stored": [], "expanded_for_many_rows": ["Q
     [ "$(sort -u <<<"$output")" = $'alice\nbob' ]
     run -0 mp_as bob acct -n -u alice
     [ -z "$output" ]
-    run -0 mp acct -n -u bob -E now-1hour
+    run -0 mp acct -n -u bob -S now-2hours -E now-1hour
     [ -z "$output" ]
     run -0 mp acct -n -u bob -A physics
     [ -z "$output" ]
